@@ -1,0 +1,1 @@
+"""What crosses the wire: events in, recommendation lists out, dead letters aside."""

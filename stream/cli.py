@@ -1,0 +1,68 @@
+"""The `mtgr-stream` command: a table of sub-commands, each imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final
+
+import click
+
+from mtgr.errors import InputError
+
+# name -> module with a click command of the name `command`, and its line in the help
+_COMMANDS: Final = {
+    "run": ("stream.commands.run", "Run the daemon: events in, recommendation lists out."),
+    "serve": ("stream.commands.serve", "Serve a checkpoint by vLLM to daemons on other processes."),
+    "train": ("stream.commands.train", "Train a model from event logs."),
+    "models": ("stream.commands.models", "List the model presets with their parameter counts."),
+    "produce": ("stream.commands.produce", "Send an event log to Kafka."),
+    "simulate": ("stream.commands.simulate", "Write the events of simulated users."),
+    "tail": ("stream.commands.tail", "Show recommendation lists as they come."),
+    "topics": ("stream.commands.topics", "Create or check the topics."),
+    "replay": ("stream.commands.replay", "Send repaired dead letters back to their topic."),
+    "demo": ("stream.commands.demo", "Train, stream and show lists on one machine."),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(_COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # the help texts stand in the table, so that --help imports no command (torch alone takes seconds)
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mtgr-stream")
+def cli() -> None:
+    """Fresh recommendation lists from a stream of events: Kafka in, Kafka out, MTGR on vLLM between."""
+
+
+def main() -> None:
+    """Run the command line; wrong input is one line on stderr and exit code 2, never a traceback."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except InputError as error:
+        _fail(str(error), 2)
+    except click.Abort:
+        _fail("stopped", 130)
+    except BrokenPipeError:
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"mtgr-stream: {' '.join(message.split())}", err=True)
+    sys.exit(code)
