@@ -1,0 +1,121 @@
+"""Prometheus metrics of one daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+_EVENT_TYPES: Final = ("watch", "like", "favorite", "share")
+_LATENCIES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0)
+_COMMIT_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_RESTORE_SECONDS: Final = (0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
+_BATCH_USERS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+
+
+class _Counters(dict[str, Counter]):
+    """One counter's children by label, bound on first use, so that hot paths pay for a look-up in a dict."""
+
+    def __init__(self, counter: Counter, known: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self._counter = counter
+        for label in known:  # shown as 0 from the start, so that a rate over the first increment is right
+            self[label] = counter.labels(label)
+
+    def __missing__(self, label: str) -> Counter:
+        child = self[label] = self._counter.labels(label)
+        return child
+
+
+class Metrics:
+    """Counters, gauges and histograms, all named `mtgr_*`, in a registry of their own.
+
+    Hot paths call `inc` once a batch, not once an event: `metrics.events["watch"].inc(n)`.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._before_scrape: list[Callable[[], None]] = []
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+        self.events = _Counters(
+            self._counter("events", "Events folded into users' sequences.", "type"), _EVENT_TYPES
+        )
+        self.duplicates = self._counter("duplicates", "Events that were already in their user's sequence.")
+        self.dead_letters = _Counters(
+            self._counter("dead_letters", "Records sent to the dead-letter topic.", "stage")
+        )
+        self.lists = self._counter("lists", "Recommendation lists published.")
+        self.refusals = self._counter("refusals", "List requests that the model refused.")
+        self.generation_failures = self._counter("generation_failures", "Batches that the engine failed.")
+        self.engine_restarts = self._counter("engine_restarts", "Restarts of a failed engine.")
+        self.prompt_tokens = self._counter("prompt_tokens", "Tokens of history that lists were made from.")
+        self.cached_tokens = self._counter("cached_tokens", "Prompt tokens taken from the KV cache.")
+        self.commits = self._counter("commits", "Commit cycles that finished.")
+        self.commit_failures = self._counter("commit_failures", "Commit cycles that failed.")
+        self.restored_records = self._counter("restored_records", "Changelog records read back into state.")
+
+        self.list_batch_users = self._histogram("list_batch_users", "Users in a batch.", _BATCH_USERS)
+        self.event_to_list_seconds = self._histogram(
+            "event_to_list_seconds", "From the first unserved event's arrival to its list.", _LATENCIES
+        )
+        self.generation_seconds = self._histogram("generation_seconds", "Generation of a batch.", _LATENCIES)
+        self.commit_seconds = self._histogram(
+            "commit_seconds", "Duration of a commit cycle.", _COMMIT_SECONDS
+        )
+        self.restore_seconds = self._histogram(
+            "restore_seconds", "Restore of an assigned partition's state.", _RESTORE_SECONDS
+        )
+
+        self.owed_users = self._gauge("owed_users", "Users who are owed a list.")
+        self.in_flight_requests = self._gauge("in_flight_requests", "List requests at the generator.")
+        self.in_flight_bytes = self._gauge("in_flight_bytes", "Bytes of events fetched and not committed.")
+        self.assigned_partitions = self._gauge("assigned_partitions", "Partitions assigned to this daemon.")
+        self.paused_partitions = self._gauge("paused_partitions", "Partitions paused to bound memory.")
+        self.state_cache_bytes = self._gauge("state_cache_bytes", "Bytes of sequences kept at hand.")
+        self._consumer_lag = self._gauge(
+            "consumer_lag", "Events in Kafka that were not read yet.", "topic", "partition"
+        )
+        self._state_users = self._gauge("state_users", "Users in state.", "topic", "partition")
+
+    def set_consumer_lag(self, topic: str, partition: int, events: int) -> None:
+        """Events of a partition that were not read yet."""
+        self._consumer_lag.labels(topic, partition).set(events)
+
+    def set_state_users(self, topic: str, partition: int, users: int) -> None:
+        """Users in a partition's state."""
+        self._state_users.labels(topic, partition).set(users)
+
+    def remove_partition(self, topic: str, partition: int) -> None:
+        """Drop the gauges of a revoked partition, which another daemon reports from now on."""
+        self._consumer_lag.remove_by_labels({"topic": topic, "partition": str(partition)})
+        self._state_users.remove_by_labels({"topic": topic, "partition": str(partition)})
+
+    def before_scrape(self, refresh: Callable[[], None]) -> None:
+        """Call `refresh` before every scrape, to set gauges that nobody needs in between."""
+        self._before_scrape.append(refresh)
+
+    def refresh(self) -> None:
+        """Run what was handed to `before_scrape`."""
+        for refresh in self._before_scrape:
+            refresh()
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"mtgr_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"mtgr_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"mtgr_{name}", text, buckets=buckets, registry=self.registry)
