@@ -1,0 +1,117 @@
+"""How every part reaches Kafka: client options out of the settings, and connecting with patience."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, Protocol, TypeVar
+
+import structlog
+from aiokafka.errors import KafkaError
+from aiokafka.helpers import create_ssl_context
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
+
+from mtgr.errors import InputError
+from stream.settings import KafkaSettings
+
+log = structlog.get_logger(__name__)
+
+_FIRST_RETRY_SECONDS: Final = 0.2
+_LONGEST_RETRY_SECONDS: Final = 5.0
+
+
+class KafkaUnreachable(InputError):
+    """No broker answered for kafka.connect_timeout_seconds."""
+
+
+class Startable(Protocol):
+    """A client of aiokafka: a consumer or a producer."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+Client = TypeVar("Client", bound=Startable)
+
+
+def client_options(kafka: KafkaSettings) -> dict[str, Any]:
+    """Keyword arguments that every client of aiokafka takes: addresses, name, encryption and authentication.
+
+    Raises InputError if the file of trusted authorities is no PEM file.
+    """
+    options: dict[str, Any] = {
+        "bootstrap_servers": [server.strip() for server in kafka.bootstrap_servers.split(",")],
+        "client_id": kafka.client_id,
+        "security_protocol": kafka.security_protocol,
+    }
+    if "SSL" in kafka.security_protocol:
+        try:
+            options["ssl_context"] = create_ssl_context(cafile=kafka.ssl_cafile)
+        except (ssl.SSLError, OSError) as error:
+            raise InputError(f"kafka.ssl_cafile = {kafka.ssl_cafile}: not a PEM file: {error}") from None
+    if kafka.security_protocol.startswith("SASL"):
+        options["sasl_mechanism"] = kafka.sasl_mechanism
+        options["sasl_plain_username"] = kafka.sasl_username
+        options["sasl_plain_password"] = kafka.sasl_password.reveal() if kafka.sasl_password else None
+    return options
+
+
+def producer_options(kafka: KafkaSettings) -> dict[str, Any]:
+    """Keyword arguments for an idempotent producer, which waits for all in-sync replicas."""
+    compression = None if kafka.compression == "none" else kafka.compression
+    return {**client_options(kafka), "compression_type": compression, "enable_idempotence": True}
+
+
+async def start(client: Startable, kafka: KafkaSettings) -> None:
+    """Start a client, again and again with growing pauses while no broker answers.
+
+    The client is stopped where this fails. Raises KafkaUnreachable when that has lasted for
+    kafka.connect_timeout_seconds.
+    """
+    attempts = AsyncRetrying(
+        wait=wait_exponential_jitter(initial=_FIRST_RETRY_SECONDS, max=_LONGEST_RETRY_SECONDS),
+        retry=retry_if_exception(is_connection_error),
+        before_sleep=_log_retry,
+        reraise=True,
+    )
+    try:
+        async with asyncio.timeout(kafka.connect_timeout_seconds):
+            await attempts(client.start)
+    except TimeoutError:
+        await client.stop()
+        raise KafkaUnreachable(
+            f"kafka.bootstrap_servers = {kafka.bootstrap_servers}: no broker answered for "
+            f"{kafka.connect_timeout_seconds:g} seconds; is Kafka running there, and reachable by "
+            f"{kafka.security_protocol}?"
+        ) from None
+    except BaseException:
+        await client.stop()
+        raise
+
+
+@asynccontextmanager
+async def connected(client: Client, kafka: KafkaSettings) -> AsyncIterator[Client]:
+    """A client that is started as by `start`, and stopped at the end."""
+    await start(client, kafka)
+    try:
+        yield client
+    finally:
+        await client.stop()
+
+
+def is_connection_error(error: BaseException) -> bool:
+    """Whether trying again may help: the network or a broker failed, not the request."""
+    return isinstance(error, OSError) or (isinstance(error, KafkaError) and bool(error.retriable))
+
+
+def _log_retry(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.warning(
+        "kafka_unreachable",
+        attempt=state.attempt_number,
+        error=str(error),
+        retry_in_seconds=round(state.upcoming_sleep, 2),
+    )
