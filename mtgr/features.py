@@ -1,0 +1,169 @@
+"""The one place where an event becomes a feature row.
+
+A sequence is the user-profile row and then one row for each event, oldest first. A row is float32 lanes:
+
+    lane 0      token group: PROFILE, EVENT or CANDIDATE
+    lanes 1-3   item index of the video, as bytes, lowest first
+    then        the config's discrete features, each as its byte lanes, lowest first
+    then        the config's continuous features, raw and finite
+
+Bytes and groups are whole numbers up to 255, which bfloat16 holds exactly; `mtgr.model.embeddings` reads
+the lanes back. A row depends on its event and the one before it alone, so appending events changes no row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mtgr.catalog import Catalog
+from mtgr.config import VIDEO_LANES, ModelConfig, nearest
+from mtgr.errors import InputError
+from mtgr.history import SHARE, WATCH, History
+
+PROFILE: Final = 0
+EVENT: Final = 1
+CANDIDATE: Final = 2
+
+GROUP_LANE: Final = 0
+VIDEO_LANE: Final = 1
+FEATURE_LANE: Final = VIDEO_LANE + VIDEO_LANES
+
+_HOUR_MS: Final = 3_600_000
+_DAY_MS: Final = 24 * _HOUR_MS
+
+Records = npt.NDArray[np.void]
+Column = npt.NDArray[Any]
+
+# Discrete features: number of values, and the values of all records (UTC where time is concerned; 1970-01-01
+# was a Thursday, and weekday 0 is Monday). The profile row has value 0 throughout: no event type has it.
+_DISCRETE: Final[dict[str, tuple[int, Callable[[Records], Column]]]] = {
+    "event_type": (SHARE + 1, lambda records: records["event_type"]),
+    "hour": (24, lambda records: records["timestamp_ms"] // _HOUR_MS % 24),
+    "weekday": (7, lambda records: (records["timestamp_ms"] // _DAY_MS + 3) % 7),
+    "share_channel": (256, lambda records: records["detail"]),
+}
+
+
+def _gap_seconds(records: Records, starts: Column) -> Column:
+    """Seconds since the event before in the same history, 0 for a first or a late event."""
+    times = records["timestamp_ms"]
+    gaps = np.zeros(len(times), np.float32)
+    gaps[1:] = np.maximum(times[1:] - times[:-1], 0) / 1000.0
+    gaps[starts] = 0.0
+    return gaps
+
+
+# Continuous features: the values of all records; `starts` are the places where a history begins.
+_CONTINUOUS: Final[dict[str, Callable[[Records, Column], Column]]] = {
+    "watch_seconds": lambda records, starts: records["watch_seconds"],
+    "watch_ratio": lambda records, starts: records["watch_ratio"],
+    "video_seconds": lambda records, starts: records["video_seconds"],
+    "gap_seconds": _gap_seconds,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedHistories:
+    """Rows of several users, joined.
+
+    rows: (total, lanes) float32; token_ids: (total,) int64, the item index of each event row and the config's
+    profile_id for a profile row; lengths: (users,) int64, rows of each user, the profile included.
+    """
+
+    rows: npt.NDArray[np.float32]
+    token_ids: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+
+
+class RowEncoder:
+    """Turns histories into feature rows, for one model config and its catalog."""
+
+    def __init__(self, config: ModelConfig, catalog: Catalog) -> None:
+        """InputError if the config asks for a feature that no event has, or disagrees with the catalog."""
+        for discrete in config.discrete:
+            if discrete.name not in _DISCRETE:
+                hint = nearest(discrete.name, _DISCRETE)
+                raise InputError(f"model config: unknown discrete feature {discrete.name!r}{hint}")
+            values = _DISCRETE[discrete.name][0]
+            if discrete.size < values:
+                raise InputError(
+                    f"model config: feature {discrete.name!r} has size {discrete.size}, but {values} values"
+                )
+        for number in config.continuous:
+            if number.name not in _CONTINUOUS:
+                hint = nearest(number.name, _CONTINUOUS)
+                raise InputError(f"model config: unknown continuous feature {number.name!r}{hint}")
+        if (len(catalog), catalog.unknown_buckets) != (config.n_items, config.unknown_buckets):
+            raise InputError(
+                f"catalog: {len(catalog)} videos and {catalog.unknown_buckets} buckets, where the model "
+                f"config has n_items {config.n_items} and unknown_buckets {config.unknown_buckets}"
+            )
+        self._config: Final = config
+        self._catalog: Final = catalog
+
+    def encode(self, history: History) -> EncodedHistories:
+        """The rows of one user: n events give n + 1 rows."""
+        return self.encode_batch([history])
+
+    def encode_batch(self, histories: Sequence[History]) -> EncodedHistories:
+        """The rows of several users in one go, joined in the order given."""
+        config = self._config
+        counts = np.array([len(history) for history in histories], np.int64)
+        lengths = counts + 1
+        total = int(lengths.sum())
+        rows = np.zeros((total, config.row_width), np.float32)
+        token_ids = np.full(total, config.profile_id, np.int64)
+        if not counts.any():
+            return EncodedHistories(rows, token_ids, lengths)
+
+        records = np.concatenate([history.records for history in histories])
+        starts = (np.cumsum(counts) - counts)[counts > 0]
+        is_event = np.ones(total, np.bool_)
+        is_event[np.cumsum(lengths) - lengths] = False
+        videos = self._catalog.indices([video for history in histories for video in history.video_ids])
+        token_ids[is_event] = videos
+
+        lanes = np.empty((len(records), config.row_width), np.float32)
+        lanes[:, GROUP_LANE] = EVENT
+        _write_bytes(lanes, VIDEO_LANE, VIDEO_LANES, videos)
+        lane = FEATURE_LANE
+        for discrete in config.discrete:
+            _write_bytes(lanes, lane, discrete.lanes, _DISCRETE[discrete.name][1](records).astype(np.int64))
+            lane += discrete.lanes
+        for number in config.continuous:
+            lanes[:, lane] = _CONTINUOUS[number.name](records, starts)
+            lane += 1
+        rows[is_event] = lanes
+        return EncodedHistories(rows, token_ids, lengths)
+
+
+def check_records(history: History) -> None:
+    """Refuse records that no event makes; ValueError names the field and the place."""
+    records = history.records
+    for field in ("watch_seconds", "watch_ratio", "video_seconds"):
+        values = records[field]
+        wrong = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+        if len(wrong):
+            raise ValueError(
+                f"{field} of event {wrong[0]} is {values[wrong[0]]}, where a number >= 0 is wanted"
+            )
+    types = records["event_type"]
+    wrong = np.flatnonzero((types < WATCH) | (types > SHARE))
+    if len(wrong):
+        raise ValueError(
+            f"event type of event {wrong[0]} is {types[wrong[0]]}, where {WATCH} to {SHARE} are known"
+        )
+    times = records["timestamp_ms"]
+    wrong = np.flatnonzero(times < 0)
+    if len(wrong):
+        raise ValueError(f"timestamp_ms of event {wrong[0]} is {times[wrong[0]]}, where >= 0 is wanted")
+
+
+def _write_bytes(lanes: npt.NDArray[np.float32], first: int, count: int, values: Column) -> None:
+    for byte in range(count):
+        lanes[:, first + byte] = values >> (8 * byte) & 255

@@ -1,0 +1,1 @@
+"""SiLU attention, each kernel beside its PyTorch twin of the same signature."""

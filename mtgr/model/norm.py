@@ -1,0 +1,28 @@
+"""GroupLN: a layer norm with a weight and a bias of its own for each token group."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mtgr.config import GROUPS
+
+
+class GroupLayerNorm(nn.Module):
+    """Layer norm over the last dimension, scaled and shifted by the token's group (MTGR, arXiv 2505.18654).
+
+    weight, bias: (GROUPS, width).
+    """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(GROUPS, width))
+        self.bias = nn.Parameter(torch.zeros(GROUPS, width))
+        self.eps = eps
+
+    def forward(self, x: Tensor, groups: Tensor) -> Tensor:
+        """x: (..., width); groups: (..., GROUPS), the one-hot group of each token in x's dtype."""
+        normed = functional.layer_norm(x, x.shape[-1:], eps=self.eps)
+        # a product with the one-hot, not a gather: its gradient is a matrix product, not a scatter
+        return torch.addcmul(groups @ self.bias, normed, groups @ self.weight)
