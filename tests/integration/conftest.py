@@ -1,0 +1,82 @@
+"""Brokers and topic names for tests that need a real Kafka."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from brokers import Broker, BrokerKind, choose_brokers, running
+from records import TopicNames, create_topic
+
+from stream.demo.broker import KafkaUnavailable
+
+
+@functools.cache
+def _brokers() -> BrokerKind | KafkaUnavailable:
+    try:
+        return choose_brokers()
+    except KafkaUnavailable as missing:
+        return missing
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a broker by what it asks for."""
+    for item in items:
+        if {"kafka", "restartable_kafka"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.broker)
+
+
+def pytest_report_collectionfinish(items: list[pytest.Item]) -> str | None:
+    """Say which Kafka the tests of this run talk to."""
+    if not any(item.get_closest_marker("broker") for item in items):
+        return None
+    kind = _brokers()
+    return f"Kafka for tests: {kind.description if isinstance(kind, BrokerKind) else f'NONE, {kind}'}"
+
+
+@pytest.fixture(scope="session")
+def broker_kind() -> BrokerKind:
+    """How this machine runs brokers; fails where it cannot."""
+    kind = _brokers()
+    if isinstance(kind, KafkaUnavailable):
+        pytest.fail(f"no Kafka for tests: {kind}", pytrace=False)
+    return kind
+
+
+@pytest.fixture(scope="session")
+def kafka(broker_kind: BrokerKind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Bootstrap servers of a broker that all tests share: leave it running."""
+    with running(broker_kind, tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker.bootstrap_servers
+
+
+@pytest.fixture
+def restartable_kafka(broker_kind: BrokerKind, tmp_path: Path) -> Iterator[Broker]:
+    """A broker of the test's own, to kill, freeze and restart."""
+    with running(broker_kind, tmp_path / "kafka") as broker:
+        yield broker
+
+
+@pytest.fixture
+def topic_names() -> TopicNames:
+    """Names for a group and its topics; nothing is created."""
+    run = f"test-{uuid4().hex[:12]}"
+    return TopicNames(
+        group=run,
+        events=f"{run}-events",
+        lists=f"{run}-lists",
+        dead_letters=f"{run}-events.dlq",
+        changelog=f"{run}-changelog",
+    )
+
+
+@pytest.fixture
+async def topics(kafka: str, topic_names: TopicNames) -> TopicNames:
+    """The four topics on the shared broker, two partitions each, the changelog compacted."""
+    for name in (topic_names.events, topic_names.lists, topic_names.dead_letters):
+        await create_topic(kafka, name, partitions=2)
+    await create_topic(kafka, topic_names.changelog, partitions=2, config={"cleanup.policy": "compact"})
+    return topic_names
