@@ -1,4 +1,4 @@
-"""Bounded scalar types shared by the wire types, so that a bound is part of the type and of its JSON Schema."""
+"""Bounded scalars shared by the wire types, so that a bound is part of the type and of its JSON Schema."""
 
 from __future__ import annotations
 

@@ -1,0 +1,43 @@
+"""Says in words what a type with bounds takes, for messages about values that it does not take."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec import inspect
+
+_BOUNDS: Final = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below"))
+
+
+def parts(type_: Any) -> tuple[inspect.Type, ...]:
+    """The members of a union, or the type alone."""
+    info = inspect.type_info(type_)
+    if isinstance(info, inspect.Metadata):  # a description or example around the type itself
+        info = info.type
+    return info.types if isinstance(info, inspect.UnionType) else (info,)
+
+
+def describe(type_: Any) -> str:
+    """What the type takes, such as `an integer, at least 1 and at most 10`; None is left out."""
+    return " or ".join(_describe(part) for part in parts(type_) if not isinstance(part, inspect.NoneType))
+
+
+def _describe(part: inspect.Type) -> str:
+    match part:
+        case inspect.LiteralType(values=values):
+            return str(values[0]) if len(values) == 1 else f"one of {', '.join(map(str, values))}"
+        case inspect.IntType() | inspect.FloatType():
+            noun = "an integer" if isinstance(part, inspect.IntType) else "a number"
+            limits = [
+                f"{words} {int(limit) if limit == int(limit) else limit}"
+                for name, words in _BOUNDS
+                if (limit := getattr(part, name)) is not None
+            ]
+            return f"{noun}, {' and '.join(limits)}" if limits else noun
+        case inspect.StrType(min_length=low, max_length=high, pattern=pattern):
+            text = f"a string of {low or 0} to {high} characters" if high is not None else "a string"
+            return f"{text} that matches {pattern}" if pattern is not None else text
+        case inspect.CustomType(cls=cls):
+            return f"a {cls.__name__.lower()}"
+        case _:
+            return f"a value of type {type(part).__name__.removesuffix('Type').lower()}"
