@@ -21,8 +21,8 @@ _SECRET_KEYS: Final = frozenset(
     {"password", "sasl_password", "sasl_plain_password", "authorization", "secret"}
 )
 
-# vllm logs its throughput every ten seconds and its whole configuration at the start; aiokafka, at debug, dumps
-# its requests with the SASL password inside.
+# vllm logs its throughput every ten seconds and its whole configuration at the start; aiokafka, at debug,
+# dumps its requests with the SASL password inside.
 _QUIET: Final = {"vllm": logging.WARNING, "aiokafka": logging.INFO, "asyncio": logging.INFO}
 
 
@@ -81,18 +81,19 @@ def _renderers(as_json: bool, colours: bool) -> list[Processor]:
 
 
 def _to_json(event: EventDict, **options: Any) -> str:
-    ordered = {key: event[key] for key in _FIRST_KEYS if key in event} | event
+    ordered = {key: event[key] for key in _FIRST_KEYS if key in event} | dict(event)
     try:
         return json.dumps(ordered, allow_nan=False, **options)
-    except (
-        TypeError,
-        ValueError,
-    ):  # a key that is no string, a number that JSON lacks: show them as Python does
-        return json.dumps({key: _plain(value) for key, value in ordered.items()})
+    except (TypeError, ValueError):  # a key that is no string, or a number that JSON does not have
+        return json.dumps({key: _plain(value, options) for key, value in ordered.items()}, **options)
 
 
-def _plain(value: object) -> object:
-    return value if value is None or isinstance(value, str | int) else repr(value)
+def _plain(value: object, options: dict[str, Any]) -> object:
+    try:
+        json.dumps(value, allow_nan=False, **options)
+    except (TypeError, ValueError):
+        return repr(value)
+    return value
 
 
 def _mask_secrets(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
