@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Final, Self
+from typing import Annotated, Any, Final, Self
 
 import msgspec
 from msgspec import Meta, Struct, structs
@@ -16,19 +16,25 @@ MAX_MESSAGE_CHARACTERS: Final = 1_024
 Header = tuple[str, bytes | None]
 
 
+def _header(name: str) -> Any:
+    return msgspec.field(name=PREFIX + name)
+
+
 class DeadLetter(Struct, frozen=True, kw_only=True):
     """Where a record came from and why it could not be served; the record itself is kept whole beside it."""
 
-    topic: Annotated[str, Meta(description="Topic that the record was read from.")]
-    partition: Annotated[int, Meta(ge=0, description="Partition that the record was read from.")]
-    offset: Annotated[int, Meta(ge=0, description="Offset that the record was read at.")]
-    stage: Annotated[Stage, Meta(description="Step at which the record died.")]
+    topic: Annotated[str, Meta(description="Topic that the record was read from.")] = _header("topic")
+    partition: Annotated[int, Meta(ge=0, description="Partition that the record was read from.")] = _header(
+        "partition"
+    )
+    offset: Annotated[int, Meta(ge=0, description="Offset that the record was read at.")] = _header("offset")
+    stage: Annotated[Stage, Meta(description="Step at which the record died.")] = _header("stage")
     exception_class: Annotated[
         str, Meta(min_length=1, max_length=256, description="Kind of the error, stable enough to select by.")
-    ] = msgspec.field(name="exception.class.name")
+    ] = _header("exception.class.name")
     message: Annotated[
         str, Meta(max_length=MAX_MESSAGE_CHARACTERS, description="One line that names the field to blame.")
-    ] = msgspec.field(name="exception.message")
+    ] = _header("exception.message")
 
     @classmethod
     def make(
@@ -50,8 +56,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
     def to_headers(self) -> list[Header]:
         """The reason as headers, to go after the record's own."""
         return [
-            (PREFIX + field.encode_name, str(getattr(self, field.name)).encode())
-            for field in structs.fields(self)
+            (field.encode_name, str(getattr(self, field.name)).encode()) for field in structs.fields(self)
         ]
 
     @classmethod
@@ -63,7 +68,7 @@ class DeadLetter(Struct, frozen=True, kw_only=True):
         found = {name: value for name, value in headers if name.startswith(PREFIX)}
         fields = {}
         for field in structs.fields(cls):
-            name = PREFIX + field.encode_name
+            name = field.encode_name
             value = found.get(name)
             if value is None:
                 raise ValueError(f"header {name} is missing")

@@ -11,15 +11,17 @@ _BOUNDS: Final = (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt",
 
 def parts(type_: Any) -> tuple[inspect.Type, ...]:
     """The members of a union, or the type alone."""
-    info = inspect.type_info(type_)
-    if isinstance(info, inspect.Metadata):  # a description or example around the type itself
-        info = info.type
-    return info.types if isinstance(info, inspect.UnionType) else (info,)
+    info = _bare(inspect.type_info(type_))
+    return tuple(map(_bare, info.types)) if isinstance(info, inspect.UnionType) else (info,)
 
 
 def describe(type_: Any) -> str:
     """What the type takes, such as `an integer, at least 1 and at most 10`; None is left out."""
     return " or ".join(_describe(part) for part in parts(type_) if not isinstance(part, inspect.NoneType))
+
+
+def _bare(part: inspect.Type) -> inspect.Type:
+    return part.type if isinstance(part, inspect.Metadata) else part  # without its description
 
 
 def _describe(part: inspect.Type) -> str:

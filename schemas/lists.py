@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from schemas.bounds import Identifier, SchemaVersion, TimestampMs
+from schemas.bounds import EventId, SchemaVersion, SessionId, TimestampMs, UserId, VideoId
 
 Count = Annotated[int, Meta(ge=0)]
 
@@ -14,7 +14,7 @@ Count = Annotated[int, Meta(ge=0)]
 class RecommendedVideo(Struct, frozen=True, gc=False):
     """One place in a list."""
 
-    video_id: Identifier
+    video_id: VideoId
     score: Annotated[float, Meta(description="Log-probability of being the next video, seen ones excluded.")]
     rank: Annotated[int, Meta(ge=1, description="1 is best.")]
 
@@ -32,7 +32,7 @@ class TriggerEvent(Struct, frozen=True, gc=False):
     topic: str
     partition: Count
     offset: Count
-    event_id: Identifier
+    event_id: EventId
     timestamp_ms: TimestampMs
 
 
@@ -42,8 +42,8 @@ class RecommendationList(Struct, frozen=True, kw_only=True):
     list_id: Annotated[
         str, Meta(min_length=1, description="Deterministic: the user and the last event folded in.")
     ]
-    user_id: Identifier
-    session_id: Identifier | None
+    user_id: UserId
+    session_id: SessionId | None
     items: tuple[RecommendedVideo, ...]
     model: ModelVersion
     strategy: str
