@@ -23,6 +23,7 @@ from mtgr.catalog import Catalog
 from mtgr.config import ModelConfig, nearest, parse_config
 from mtgr.errors import InputError
 from mtgr.features import RowEncoder
+from mtgr.requests import ModelInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +54,11 @@ class Checkpoint:
     def weights(self) -> Path:
         """The safetensors file."""
         return self.directory / WEIGHTS_FILE
+
+    @property
+    def info(self) -> ModelInfo:
+        """What a daemon must know of the model."""
+        return ModelInfo(self.name, self.version, self.config.max_events, self.config.n_items)
 
     def verify(self) -> None:
         """Check the weights against their digest and the model's tensors; InputError says what is wrong."""

@@ -20,6 +20,14 @@ PROFILE_TOKENS: Final = 1
 GROUPS: Final = 3  # token groups of GroupLN: profile, event, candidate
 
 
+def capacity(max_events: int) -> int:
+    """Most events of a sequence that is cut back to `max_events`: 125 % of them, in whole cache blocks.
+
+    Cutting by many blocks at once, never event by event, is what keeps cached prefixes useful.
+    """
+    return -(-max_events * 5 // (4 * BLOCK_EVENTS)) * BLOCK_EVENTS
+
+
 class DiscreteFeature(Struct, frozen=True, forbid_unknown_fields=True):
     """A feature with `size` values, each embedded; it travels as `lanes` bytes, lowest first."""
 
@@ -91,7 +99,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     @property
     def capacity(self) -> int:
         """Most events of a sequence: 125 % of `max_events`, in whole blocks."""
-        return -(-self.max_events * 5 // (4 * BLOCK_EVENTS)) * BLOCK_EVENTS
+        return capacity(self.max_events)
 
     @property
     def max_length(self) -> int:

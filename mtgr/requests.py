@@ -39,3 +39,15 @@ class ListRefusal(Struct, frozen=True, array_like=True, gc=False, tag="refusal")
 
 
 ListOutcome = ListResult | ListRefusal
+
+
+class ModelInfo(Struct, frozen=True):
+    """What a daemon must know of the model that a generator serves.
+
+    max_events: the length that a sequence is cut back to; the model takes a quarter more.
+    """
+
+    name: str
+    version: str
+    max_events: int
+    items: int
