@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Final
 
 import click
 
 from mtgr.errors import InputError
+from stream.suggestions import did_you_mean
 
 # name -> module with a click command of the name `command`, and its line in the help
 _COMMANDS: Final = {
@@ -31,6 +33,8 @@ class _LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
+            if not cmd_name.startswith("-"):  # else click names the option
+                ctx.fail(f"unknown command {cmd_name}{did_you_mean(cmd_name, _COMMANDS)}")
             return None
         command = importlib.import_module(_COMMANDS[cmd_name][0]).command
         assert isinstance(command, click.Command)
@@ -45,20 +49,33 @@ class _LazyGroup(click.Group):
 @click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mtgr-stream")
 def cli() -> None:
-    """Fresh recommendation lists from a stream of events: Kafka in, Kafka out, MTGR on vLLM between."""
+    """Fresh recommendation lists from a stream of events: Kafka in, Kafka out, MTGR on vLLM between.
+
+    A command's own options: mtgr-stream COMMAND --help.
+    """
 
 
 def main() -> None:
     """Run the command line; wrong input is one line on stderr and exit code 2, never a traceback."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="mtgr-stream", standalone_mode=False)
+        sys.stdout.flush()  # here, where a reader that went away is still met in silence
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except InputError as error:
         _fail(str(error), 2)
-    except click.Abort:
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "vllm":
+            raise
+        _fail("vllm is not installed: install mtgr-stream[cpu] or mtgr-stream[cuda]", 2)
+    except (click.Abort, KeyboardInterrupt):
         _fail("stopped", 130)
     except BrokenPipeError:
+        # what is left in the buffer has no reader either: let the interpreter's own flush go nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)
 

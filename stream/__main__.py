@@ -1,0 +1,5 @@
+"""`python -m stream` is `mtgr-stream`."""
+
+from stream.cli import main
+
+main()
