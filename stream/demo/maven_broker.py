@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -165,3 +166,10 @@ def kafka_jars(directory: Path) -> Path:
             if not jars.is_dir():  # else another process was first
                 raise
     return jars
+
+
+if __name__ == "__main__":  # for scripts: fetch the jars and tell where they are
+    try:
+        sys.stdout.write(f"{kafka_jars(Path('.kafka'))}\n")
+    except KafkaUnavailable as missing:
+        sys.exit(f"no Kafka jars: {missing}")

