@@ -6,23 +6,23 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from mtgr.errors import InputError
+from schemas.codecs import decode_event
+from schemas.errors import UndecodableEvent
 from schemas.events import Event
 
 _BUFFER_BYTES: Final = 1 << 20
-_SHOWN_CHARACTERS: Final = 60
 
 
 class _Moment(Struct, gc=False):
     timestamp_ms: int
 
 
-_decode_event = msgspec.json.Decoder(Event).decode
 _decode_moment = msgspec.json.Decoder(_Moment).decode
 
 
@@ -58,11 +58,11 @@ def decode_lines(
     """Decode events from JSON lines, in their order; errors name `source` and the line."""
     for number, line in enumerate(lines, start=1):
         try:
-            yield _decode_event(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            yield decode_event(line)
+        except UndecodableEvent as error:
             if not line.strip():
                 continue
-            wrong = InputError(f"{source}: line {number}: {_explain(error, line)}")
+            wrong = InputError(f"{source}: line {number}: {error}")
             if on_invalid is None:
                 raise wrong from None
             on_invalid(wrong)
@@ -79,16 +79,3 @@ def _is_in_order(path: Path) -> bool:
             return False
         latest = moment
     return True
-
-
-def _explain(error: Exception, line: bytes) -> str:
-    """The decoder's reason (what was expected, and where) with the value that stands there."""
-    reason = str(error)
-    _, found, where = reason.partition(" - at `$.")
-    if found:
-        value: Any = msgspec.json.decode(line)
-        value = value.get(where.rstrip("`")) if isinstance(value, dict) else value
-        reason = f"{reason}, got {msgspec.json.encode(value).decode()[:_SHOWN_CHARACTERS]}"
-    elif reason.startswith("JSON is malformed"):
-        reason = f"{reason}: {line[:_SHOWN_CHARACTERS].decode(errors='replace').rstrip()}"
-    return f"{reason}; a line should be one event"

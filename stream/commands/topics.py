@@ -46,7 +46,7 @@ def _table(reports: list[TopicReport]) -> Table:
         table.add_column(heading, overflow="fold")
     for heading in ("partitions", "replicas"):
         table.add_column(heading, justify="right")
-    for heading in ("cleanup", "kept for"):
+    for heading in ("cleanup", "keeps"):
         table.add_column(heading)
     for report in reports:
         here = report.outcome != "missing"
