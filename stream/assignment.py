@@ -1,0 +1,218 @@
+"""Which partitions are this daemon's: restored when they are assigned, handed over when they are revoked."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from msgspec.structs import replace
+
+from mtgr.errors import InputError
+from stream import changelog
+from stream.committer import Committer
+from stream.errors import Fatal
+from stream.observability import Health, Metrics
+from stream.partition import Partition, PartitionSettings, Phase
+from stream.state import RocksStore, StateInUse
+
+log = structlog.get_logger(__name__)
+
+_RESTORES_AT_ONCE: Final = 4
+_LOCK_PATIENCE_SECONDS: Final = 10.0
+
+
+class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
+    """The partitions assigned to this daemon, and what happens to each when that changes.
+
+    aiokafka logs and forgets what its callbacks raise, so a failure is kept in `failure` for the daemon to stop at.
+    """
+
+    def __init__(
+        self,
+        partitions: dict[TopicPartition, Partition],
+        consumer: AIOKafkaConsumer,
+        restore_consumer: Callable[[], AIOKafkaConsumer],
+        settings: PartitionSettings,
+        metrics: Metrics,
+        health: Health,
+        *,
+        directory: Path,
+        group_id: str,
+        changelog_topic: str,
+        leave_seconds: float,
+    ) -> None:
+        self.partitions = partitions
+        self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._consumer = consumer
+        self._restore_consumer = restore_consumer
+        self._settings = settings
+        self._metrics = metrics
+        self._health = health
+        self._directory = directory
+        self._group_id = group_id
+        self._changelog_topic = changelog_topic
+        self._leave_seconds = leave_seconds
+        self._committer: Committer | None = None
+        self._on_running: Callable[[], None] | None = None
+        self._closed = False
+        self._restores: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._restore_slots = asyncio.Semaphore(_RESTORES_AT_ONCE)
+        health.not_ready("partitions", "none was assigned yet")
+
+    def attach(self, committer: Committer, on_running: Callable[[], None]) -> None:
+        """Name who commits what is handed over, and what to call when a partition begins to run."""
+        self._committer = committer
+        self._on_running = on_running
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Pause what was assigned and restore its state beside the group's life; reading begins after that."""
+        tps = sorted(assigned)
+        self._consumer.pause(*tps)
+        if self._closed:
+            return
+        log.info("partitions_assigned", partitions=[tp.partition for tp in tps])
+        self._metrics.assigned_partitions.set(len(tps))
+        share = self._settings.cache_bytes // max(len(tps), 1)
+        settings = replace(self._settings, cache_bytes=share)
+        for tp in tps:
+            self._health.not_ready(_component(tp), "its state is being restored")
+            restore = asyncio.create_task(self._restore(tp, settings), name=f"restore-{tp.partition}")
+            restore.add_done_callback(partial(self._restored, tp))
+            self._restores[tp] = restore
+        self._health.ready("partitions")
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Finish what fits the time, commit it, and let go."""
+        tps = sorted(revoked)
+        if not tps:
+            return
+        self._health.not_ready("partitions", "the group rebalances")
+        started = time.monotonic()
+        await self.release(tps, self._leave_seconds)
+        log.info(
+            "partitions_revoked",
+            partitions=[tp.partition for tp in tps],
+            seconds=round(time.monotonic() - started, 3),
+        )
+
+    async def release(self, tps: Iterable[TopicPartition], seconds: float) -> None:
+        """Hand partitions over: lists under way are awaited for so many seconds, then a last commit, then the end."""
+        leaving = []
+        for tp in tps:
+            if (restore := self._restores.pop(tp, None)) is not None:
+                restore.cancel()
+                await asyncio.gather(restore, return_exceptions=True)
+            if (partition := self.partitions.get(tp)) is not None:
+                if partition.phase is Phase.RUNNING:
+                    partition.phase = Phase.LEAVING
+                leaving.append(partition)
+        deadline = time.monotonic() + seconds
+        try:
+            async with asyncio.timeout(seconds):
+                await asyncio.gather(*(part.idle.wait() for part in leaving))
+        except TimeoutError:
+            log.warning("lists_left_behind", lists=sum(part.in_flight for part in leaving))
+        try:
+            async with asyncio.timeout(max(deadline - time.monotonic(), 1.0)):
+                if self._committer is not None:
+                    await self._committer.commit([part for part in leaving if part.phase is Phase.LEAVING])
+        except TimeoutError:
+            log.warning("last_commit_timed_out", partitions=[part.tp.partition for part in leaving])
+        except Fatal as error:
+            self.fail(error)
+        await self.close(leaving)
+
+    async def close_all(self) -> None:
+        """Close every partition without a further commit, and take no other."""
+        self._closed = True
+        restores = list(self._restores.values())
+        for restore in restores:
+            restore.cancel()
+        await asyncio.gather(*restores, return_exceptions=True)
+        await self.close(list(self.partitions.values()))
+
+    async def close(self, partitions: Iterable[Partition]) -> None:
+        """Close partitions without a further commit."""
+        for partition in partitions:
+            self.partitions.pop(partition.tp, None)
+            partition.phase = Phase.CLOSED
+            await asyncio.to_thread(partition.close)
+            self._metrics.remove_partition(partition.tp.topic, partition.tp.partition)
+            self._health.remove(_component(partition.tp))
+
+    def fail(self, error: BaseException) -> None:
+        """Stop the daemon with this error; the first stands."""
+        if not self.failure.done():
+            self.failure.set_exception(error)
+
+    def _restored(self, tp: TopicPartition, restore: asyncio.Task[None]) -> None:
+        if self._restores.get(tp) is restore:
+            del self._restores[tp]
+        if restore.cancelled():
+            return
+        error = restore.exception()
+        if error is not None:
+            self.fail(error)
+
+    async def _restore(self, tp: TopicPartition, settings: PartitionSettings) -> None:
+        async with self._restore_slots:
+            started = time.monotonic()
+            store = await self._open_store(tp)
+            partition = self.partitions[tp] = Partition(tp, store, settings)
+            source = TopicPartition(self._changelog_topic, tp.partition)
+            consumer = self._restore_consumer()
+            try:
+                await consumer.start()
+                records = await changelog.restore(consumer, source, store, self._metrics.restored_records.inc)
+            finally:
+                await consumer.stop()
+            users, owed = await asyncio.to_thread(_scan, store)
+            seconds = time.monotonic() - started
+        self._metrics.restore_seconds.observe(seconds)
+        log.info(
+            "partition_restored",
+            partition=tp.partition,
+            users=users,
+            owed=len(owed),
+            changelog_records=records,
+            seconds=round(seconds, 3),
+        )
+        partition.begin(users, owed, time.monotonic())
+        self._health.ready(_component(tp))
+        self._consumer.resume(tp)
+        if self._on_running is not None:
+            self._on_running()
+
+    async def _open_store(self, tp: TopicPartition) -> RocksStore:
+        path = self._directory / self._changelog_topic / str(tp.partition)
+        identity = f"{self._group_id}/{tp.topic}/{tp.partition}"
+        deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
+        while True:
+            try:
+                return await asyncio.to_thread(RocksStore, path, identity)
+            except StateInUse as error:  # a neighbour that shares the folder may still be closing it
+                if time.monotonic() > deadline:
+                    raise Fatal(f"{error}: give each daemon a state.directory of its own") from error
+            except OSError as error:
+                raise InputError(f"state.directory: {path} cannot be used: {error.strerror}") from error
+            await asyncio.sleep(0.2)
+
+
+def _scan(store: RocksStore) -> tuple[int, list[str]]:
+    users = 0
+    owed = []
+    for user_id, is_owed in store.scan():
+        users += 1
+        if is_owed:
+            owed.append(user_id)
+    return users, owed
+
+
+def _component(tp: TopicPartition) -> str:
+    return f"partition-{tp.partition}"

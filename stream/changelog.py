@@ -1,0 +1,88 @@
+"""The changelog topic: every change of state, in order, compacted by key; and the restore from it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+
+from stream.errors import Fatal
+from stream.sequences import Change
+from stream.state import StateStore
+
+log = structlog.get_logger(__name__)
+
+_RESTORE_RECORDS: Final = 20_000
+_PROGRESS_SECONDS: Final = 5.0
+
+
+async def append(
+    producer: AIOKafkaProducer, changelog: TopicPartition, changes: Iterable[Change], now_ms: int
+) -> int:
+    """Write changes in their order and wait until they are durable; returns the offset after the last of them.
+
+    The records are packed into whole batches here: handing them to the producer one by one costs more than all the
+    rest of a commit cycle.
+    """
+    sent: list[asyncio.Future[Any]] = []
+    batch = producer.create_batch()
+    for key, value in changes:
+        if batch.append(timestamp=now_ms, key=key, value=value) is None:
+            sent.append(await producer.send_batch(batch, changelog.topic, partition=changelog.partition))
+            batch = producer.create_batch()
+            batch.append(timestamp=now_ms, key=key, value=value)
+    if batch.record_count():
+        sent.append(await producer.send_batch(batch, changelog.topic, partition=changelog.partition))
+    last: int = batch.record_count()
+    metadata = await asyncio.gather(*sent)
+    return int(metadata[-1].offset) + last
+
+
+async def restore(
+    consumer: AIOKafkaConsumer,
+    changelog: TopicPartition,
+    store: StateStore,
+    on_progress: Callable[[int], None],
+) -> int:
+    """Bring a store up to the end of its changelog, reading only what it lacks; returns the records read.
+
+    `consumer` belongs to no group and is used for this alone. Raises Fatal if the changelog ends before the store's
+    checkpoint: its records were lost, or it is another topic of the same name.
+    """
+    consumer.assign([changelog])
+    begin = (await consumer.beginning_offsets([changelog]))[changelog]
+    end = (await consumer.end_offsets([changelog]))[changelog]
+    if store.checkpoint > end:
+        raise Fatal(
+            f"changelog {changelog.topic}-{changelog.partition} ends at {end}, before the local state's "
+            f"{store.checkpoint}: delete the local state if the topic was made anew"
+        )
+    position = max(store.checkpoint, begin)
+    consumer.seek(changelog, position)
+    restored = 0
+    reported = started = time.monotonic()
+    while position < end:
+        fetched = await consumer.getmany(changelog, timeout_ms=1_000, max_records=_RESTORE_RECORDS)
+        records = fetched.get(changelog, ())
+        # markers of transactions and compacted gaps end a topic without a record: ask where we stand
+        position = await consumer.position(changelog)
+        if records:
+            changes = [(record.key, record.value) for record in records]
+            await asyncio.to_thread(store.apply, changes, position)
+            restored += len(records)
+            on_progress(len(records))
+        now = time.monotonic()
+        if now - reported >= _PROGRESS_SECONDS:
+            reported = now
+            log.info(
+                "restore_progress",
+                partition=changelog.partition,
+                records=restored,
+                records_per_second=round(restored / (now - started)),
+                remaining=end - position,
+            )
+    return restored

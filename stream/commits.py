@@ -1,0 +1,184 @@
+"""The commit cycle: makes durable what was folded and published, and only then commits the source offsets.
+
+At least once, in this order: lists are published and acknowledged as they are made; a user's state says "served" only
+after that; the cycle writes dead letters and changelog, waits for their acknowledgement, writes the local files, and
+commits the offsets last. A crash at any point repeats work and loses none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, MessageSizeTooLargeError
+from msgspec import Struct
+
+from schemas.codecs import CONTENT_TYPE_HEADER, JSON, encode_list
+from schemas.lists import RecommendationList
+from stream import changelog
+from stream.dead_letters import DeadRecord
+from stream.kafka import producer_options, start
+from stream.partition import CommitWork, Phase
+from stream.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_BATCH_BYTES: Final = 512 * 1024
+_REQUEST_BYTES: Final = 2 << 20
+_CONTENT_TYPE: Final = (CONTENT_TYPE_HEADER, JSON.encode())
+
+
+class OutgoingList(Struct, frozen=True):
+    """A list, and the trace it belongs to."""
+
+    value: RecommendationList
+    traceparent: bytes | None
+
+
+class CommitCycle(Protocol):
+    """How what the daemon did becomes durable."""
+
+    async def start(self) -> None:
+        """Connect; raises KafkaUnreachable."""
+
+    async def publish(self, lists: Sequence[OutgoingList]) -> None:
+        """Write lists; returns once the state may say that they were served. Raises KafkaError."""
+
+    async def commit(self, work: Sequence[CommitWork]) -> None:
+        """Make the work of some partitions durable and commit their offsets; may be repeated after a KafkaError."""
+
+    async def restart(self) -> None:
+        """Connect anew after an error, giving up whatever was under way."""
+
+    async def stop(self) -> None:
+        """Wait for what was written and disconnect."""
+
+
+class AtLeastOnce:
+    """The CommitCycle that never loses and, after a crash, may repeat: consumers deduplicate by list_id."""
+
+    def __init__(self, settings: Settings, consumer: AIOKafkaConsumer) -> None:
+        self._settings = settings
+        self._consumer = consumer
+        self._topics = settings.topics
+        self._changelog = settings.changelog_topic
+        self._producer: AIOKafkaProducer | None = None
+
+    async def start(self) -> None:
+        producer = self._new_producer()
+        await start(producer, self._settings.kafka)
+        self._producer = producer
+
+    async def publish(self, lists: Sequence[OutgoingList]) -> None:
+        producer = self._connected()
+        sent = []
+        for item in lists:
+            headers = [_CONTENT_TYPE, ("list_id", item.value.list_id.encode())]
+            if item.traceparent is not None:
+                headers.append(("traceparent", item.traceparent))
+            sent.append(
+                await producer.send(
+                    self._topics.lists,
+                    encode_list(item.value),
+                    key=item.value.user_id.encode(),
+                    headers=headers,
+                )
+            )
+        await _all(sent)
+
+    async def commit(self, work: Sequence[CommitWork]) -> None:
+        producer = self._connected()
+        now_ms = time.time_ns() // 1_000_000
+        await asyncio.gather(*(self._bury(producer, part.dead) for part in work if part.dead))
+        ends = await asyncio.gather(
+            *(
+                changelog.append(
+                    producer,
+                    TopicPartition(self._changelog, part.partition.tp.partition),
+                    part.changes,
+                    now_ms,
+                )
+                for part in work
+                if part.changes
+            )
+        )
+        for part, end in zip((part for part in work if part.changes), ends, strict=True):
+            if part.partition.phase is not Phase.CLOSED:  # its files may be another daemon's by now
+                part.partition.store.apply(part.changes, end)
+        await self._commit_offsets({part.partition.tp: part.offset for part in work})
+
+    async def _commit_offsets(self, offsets: dict[TopicPartition, int]) -> None:
+        """Commit the source offsets; one that was refused because the partition has a new owner is left to it."""
+        try:
+            await self._consumer.commit(offsets)
+        except (CommitFailedError, IllegalStateError) as error:
+            # the group has moved on: the new owner reads from the last commit and finds the rest in the changelog
+            log.warning("offsets_not_committed", reason=str(error), partitions=len(offsets))
+
+    async def restart(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _discard(producer)
+        await self.start()
+
+    async def stop(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            await _discard(producer)
+
+    async def _bury(self, producer: AIOKafkaProducer, dead: Sequence[DeadRecord]) -> None:
+        partitions = await producer.partitions_for(self._topics.dead_letters)
+        sent = []
+        for record in dead:  # in order, to the partition of the same number, so that the order is kept
+            try:
+                sent.append(await self._send_dead(producer, record, len(partitions), record.value))
+            except MessageSizeTooLargeError:
+                # too long for a request with its headers: the headers say where the whole record stands
+                sent.append(await self._send_dead(producer, record, len(partitions), None))
+        await _all(sent)
+
+    async def _send_dead(
+        self, producer: AIOKafkaProducer, record: DeadRecord, partitions: int, value: bytes | None
+    ) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = await producer.send(
+            self._topics.dead_letters,
+            value,
+            key=record.key if record.key is not None or value is not None else b"",
+            partition=record.letter.partition % partitions,
+            timestamp_ms=record.timestamp_ms,
+            headers=record.all_headers(),
+        )
+        return future
+
+    def _connected(self) -> AIOKafkaProducer:
+        if self._producer is None:
+            raise RuntimeError("the commit cycle is not started")
+        return self._producer
+
+    def _new_producer(self) -> AIOKafkaProducer:
+        return AIOKafkaProducer(
+            **producer_options(self._settings.kafka),
+            max_batch_size=_BATCH_BYTES,
+            max_request_size=_REQUEST_BYTES,
+        )
+
+
+async def _all(sent: Sequence[asyncio.Future[Any]]) -> None:
+    """Wait for every acknowledgement before the first error is raised, so that nothing is still under way then."""
+    results = await asyncio.gather(*sent, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+
+
+async def _discard(producer: AIOKafkaProducer) -> None:
+    """Flush and close a producer, but do not wait long for a broker that is gone."""
+    try:
+        async with asyncio.timeout(5):
+            await producer.stop()
+    except (KafkaError, OSError, TimeoutError) as error:
+        log.warning("producer_not_stopped", error=str(error))

@@ -1,0 +1,85 @@
+"""Records that could not be served: kept whole, with the reason beside them, and never too many."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from schemas.dead_letters import DeadLetter
+from schemas.errors import Stage
+from schemas.lists import TriggerEvent
+from stream.errors import Fatal
+
+
+class DeadRecord(Struct, frozen=True):
+    """A source record on its way to the dead-letter topic."""
+
+    letter: DeadLetter
+    key: bytes | None
+    value: bytes | None
+    timestamp_ms: int
+    headers: tuple[tuple[str, bytes | None], ...]
+
+    @classmethod
+    def of(cls, record: Any, stage: Stage, error_class: str, message: str) -> DeadRecord:
+        """Wrap a consumed record and say why it died."""
+        letter = DeadLetter.make(
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            stage=stage,
+            exception_class=error_class,
+            message=message,
+        )
+        return cls(letter, record.key, record.value, record.timestamp, tuple(record.headers))
+
+    @classmethod
+    def of_trigger(
+        cls, trigger: TriggerEvent, user_id: str, record: Any | None, error_class: str, message: str
+    ) -> DeadRecord:
+        """Wrap the event after which a list was due that the model refused; `record` is None if Kafka has lost it."""
+        letter = DeadLetter.make(
+            topic=trigger.topic,
+            partition=trigger.partition,
+            offset=trigger.offset,
+            stage="generate",
+            exception_class=error_class,
+            message=message,
+        )
+        if record is None:
+            return cls(letter, user_id.encode(), None, trigger.timestamp_ms, ())
+        return cls(letter, record.key, record.value, record.timestamp, tuple(record.headers))
+
+    def all_headers(self) -> list[tuple[str, bytes | None]]:
+        """The record's own headers, then the reason."""
+        return [*self.headers, *self.letter.to_headers()]
+
+
+class DeadLetterGuard:
+    """Stops the daemon rather than let it empty a topic into the dead letters.
+
+    Records are counted in windows of `window`; more than `share_limit` of a window dead is fatal, and is noticed as
+    soon as it is certain. A topic whose every record dies therefore loses no more than one window's share.
+    """
+
+    def __init__(self, window: int, share_limit: float) -> None:
+        self._window = window
+        self._allowed = int(window * share_limit)
+        self._share_limit = share_limit
+        self._seen = 0
+        self._dead = 0
+
+    def count(self, records: int, dead: int) -> None:
+        """So many records were read, of which so many are dead; raises Fatal."""
+        self._seen += records
+        self._dead += dead
+        if self._dead > self._allowed:
+            raise Fatal(
+                f"{self._dead} of the last {max(self._seen, self._dead)} records are dead letters, above the limit of "
+                f"{self._share_limit:.0%} of {self._window} (stream.dead_letter_share_limit): "
+                "is the events topic the right one, and its producer sound?"
+            )
+        if self._seen >= self._window:
+            self._seen = 0
+            self._dead = 0

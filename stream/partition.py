@@ -1,0 +1,271 @@
+"""One partition's life: fold its events, say who is due a list, publish, hand over what a commit must make durable."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Sequence
+from typing import Any, Final
+
+from aiokafka import TopicPartition
+from msgspec import Struct
+
+from mtgr.config import capacity
+from mtgr.requests import ListRequest, ListResult
+from schemas.codecs import CONTENT_TYPE_HEADER, decode_event
+from schemas.errors import Stage, UndecodableEvent
+from schemas.events import Favorite, Like, Share, Watch
+from schemas.lists import ModelVersion, RecommendationList, RecommendedVideo, TriggerEvent
+from stream.dead_letters import DeadRecord
+from stream.sequences import Change, UserState, list_id
+from stream.state import StateCache, StateStore
+from stream.triggers import TriggerQueue, TriggerRules
+
+_TRACEPARENT: Final = "traceparent"
+_TAGS: Final = {kind: str(kind.__struct_config__.tag) for kind in (Watch, Like, Favorite, Share)}
+
+
+class Phase(enum.Enum):
+    """What may be done with a partition."""
+
+    RESTORING = "restoring"  # its state is being read; nothing is folded
+    RUNNING = "running"
+    LEAVING = "leaving"  # it is being handed over: nothing new is begun
+    CLOSED = "closed"  # it belongs to another daemon: whatever still comes back for it is dropped
+
+
+class OversizedEvent(UndecodableEvent):
+    """The value is longer than the daemon reads."""
+
+
+class KeyMismatch(UndecodableEvent):
+    """The record's key is not its user: the user's other events may be in another partition."""
+
+    stage = "validate"
+
+
+class PartitionSettings(Struct, frozen=True):
+    """What every partition of a daemon is told."""
+
+    rules: TriggerRules
+    max_events: int
+    list_length: int
+    max_event_bytes: int
+    cache_bytes: int
+    model: ModelVersion
+
+
+class PendingList(Struct, frozen=True):
+    """A list being made: for whom, after which event, and what its publication will settle."""
+
+    state: UserState
+    request: ListRequest
+    session_id: str | None
+    trigger: TriggerEvent
+    traceparent: bytes | None
+    since_ms: int
+
+
+class CommitWork(Struct, frozen=True):
+    """What one commit must make durable for one partition, and the source offset that it then covers."""
+
+    partition: Partition
+    changes: list[Change]
+    states: list[UserState]
+    dead: list[DeadRecord]
+    offset: int
+    nbytes: int
+
+
+class FoldCounts(Struct):
+    """What a batch of records turned out to be."""
+
+    events: dict[str, int]
+    """Valid events by type, those already folded in included."""
+    dead: dict[Stage, int]
+    duplicates: int = 0
+
+
+class Partition:
+    """The state of one assigned partition, from restore to revocation.
+
+    It knows neither consumer nor producer: records are handed in, and what must be written is handed out.
+    """
+
+    def __init__(self, tp: TopicPartition, store: StateStore, settings: PartitionSettings) -> None:
+        self.tp = tp
+        self.store = store
+        self.phase = Phase.RESTORING
+        self.triggers = TriggerQueue(settings.rules)
+        self.cache = StateCache(store, settings.cache_bytes)
+        self.next_offset: int | None = None  # of the source record to fold next
+        self.uncommitted_bytes = 0
+        self.in_flight = 0
+        self.idle = asyncio.Event()  # no list of this partition is being made
+        self.idle.set()
+        self._folded_bytes = 0
+        self._settings = settings
+        self._committed_offset: int | None = None
+        self._dirty: dict[str, UserState] = {}
+        self._dead: list[DeadRecord] = []
+
+    @property
+    def owed(self) -> int:
+        """Users who wait for a list."""
+        return len(self.triggers)
+
+    def begin(self, users: int, owed: Sequence[str], now: float) -> None:
+        """The restore is complete: lists owed from before are due at once."""
+        self.cache.users = users
+        for user_id in owed:
+            self.triggers.owe(user_id, now)
+        self.phase = Phase.RUNNING
+
+    def fold(self, records: Sequence[Any], now: float) -> FoldCounts:
+        """Fold consumed records into the users' sequences, in order; what is no valid event becomes a dead letter.
+
+        Raises CorruptState where a stored sequence does not read back.
+        """
+        counts = FoldCounts({}, {})
+        events = counts.events
+        max_events = self._settings.max_events
+        max_bytes = self._settings.max_event_bytes
+        tags = _TAGS
+        get_state, note, dirty = self.cache.get, self.triggers.note, self._dirty
+        nbytes = 0
+        for record in records:
+            value = record.value
+            content_type = traceparent = None
+            for name, header in record.headers:
+                if name == CONTENT_TYPE_HEADER:
+                    content_type = header
+                elif name == _TRACEPARENT:
+                    traceparent = header
+            nbytes += len(value or b"")
+            try:
+                if value is not None and len(value) > max_bytes:
+                    raise OversizedEvent(
+                        f"the value has {len(value)} bytes: at most {max_bytes} (stream.max_event_bytes) are read"
+                    )
+                event = decode_event(value, content_type)
+                user_id = event.user_id
+                if record.key != user_id.encode():
+                    raise KeyMismatch(_mismatch(record.key, user_id))
+            except UndecodableEvent as error:
+                self._dead.append(DeadRecord.of(record, error.stage, type(error).__name__, str(error)))
+                counts.dead[error.stage] = counts.dead.get(error.stage, 0) + 1
+                continue
+            kind = tags[type(event)]
+            events[kind] = events.get(kind, 0) + 1
+            state = get_state(user_id)
+            if record.offset <= state.offset:
+                continue  # folded in before a restart that came between its commit and the offset's
+            if state.fold(event, record.offset, record.timestamp, traceparent, max_events):
+                dirty[user_id] = state
+                note(user_id, now)
+            else:
+                counts.duplicates += 1
+        if records:
+            self.next_offset = records[-1].offset + 1
+        self._folded_bytes += nbytes
+        self.uncommitted_bytes += nbytes
+        self.cache.grew(40 * len(records))
+        return counts
+
+    def take_due(self, now: float) -> PendingList | None:
+        """Begin the list whose deadline is the oldest of those passed; None if nobody is due."""
+        user_id = self.triggers.take(now)
+        if user_id is None:
+            return None
+        state = self.cache.get(user_id)
+        if len(state) > capacity(self._settings.max_events):  # the model was changed for a shorter one
+            state.cut(self._settings.max_events)
+            self._dirty[user_id] = state
+        state.ask()
+        self.in_flight += 1
+        self.idle.clear()
+        return PendingList(
+            state,
+            ListRequest(user_id, bytes(state.records), bytes(state.videos), self._settings.list_length),
+            state.session_id,
+            TriggerEvent(self.tp.topic, self.tp.partition, state.offset, state.event_id, state.timestamp_ms),
+            state.traceparent,
+            state.unserved_since_ms,
+        )
+
+    def make_list(self, pending: PendingList, result: ListResult, now_ms: int) -> RecommendationList:
+        """The wire form of a generated list."""
+        return RecommendationList(
+            list_id=list_id(pending.request.user_id, pending.trigger.event_id),
+            user_id=pending.request.user_id,
+            session_id=pending.session_id,
+            items=tuple(
+                RecommendedVideo(video_id, score, rank)
+                for rank, (video_id, score) in enumerate(
+                    zip(result.video_ids, result.scores, strict=True), start=1
+                )
+            ),
+            model=self._settings.model,
+            strategy=pending.request.strategy,
+            generated_at_ms=now_ms,
+            trigger=pending.trigger,
+            sequence_length=result.sequence_length,
+            cached_tokens=result.cached_tokens,
+            latency_ms=float(max(now_ms - pending.since_ms, 0)),
+        )
+
+    def settle(self, pending: PendingList) -> None:
+        """The list is durable, or dead-lettered for good: it is owed no longer."""
+        state = pending.state
+        state.served()
+        self._dirty[state.user_id] = state
+        self._release(pending)
+
+    def withdraw(self, pending: PendingList, now: float) -> None:
+        """The list could not be made or published now: it stays owed, and is due again at once."""
+        pending.state.withdraw()
+        self._release(pending)
+        self.triggers.owe(pending.state.user_id, now)
+
+    def _release(self, pending: PendingList) -> None:
+        self.in_flight -= 1
+        if not self.in_flight:
+            self.idle.set()
+        self.triggers.release(pending.state.user_id)
+
+    def bury(self, dead: DeadRecord) -> None:
+        """Add a dead letter to the next commit."""
+        self._dead.append(dead)
+
+    def take_work(self) -> CommitWork | None:
+        """Everything since the last call that a commit must make durable; None if nothing happened."""
+        offset = self.next_offset
+        if offset is None or (not self._dirty and not self._dead and offset == self._committed_offset):
+            return None
+        states = list(self._dirty.values())
+        self._dirty.clear()
+        changes: list[Change] = []
+        for state in states:
+            changes.extend(state.changes())
+        dead, self._dead = self._dead, []
+        nbytes, self._folded_bytes = self._folded_bytes, 0
+        return CommitWork(self, changes, states, dead, offset, nbytes)
+
+    def committed(self, work: CommitWork) -> None:
+        """The work is durable and its offset committed."""
+        for state in work.states:
+            state.writing -= 1
+        self.uncommitted_bytes -= work.nbytes
+        self._committed_offset = work.offset
+
+    def close(self) -> None:
+        """Give the partition up; its files stay for the next time."""
+        self.phase = Phase.CLOSED
+        self.store.close()
+
+
+def _mismatch(key: bytes | None, user_id: str) -> str:
+    shown = "no key" if key is None else f"the key {key[:128]!r}"
+    return (
+        f"the record has {shown}: expected its user_id {user_id!r}, so that a user's events share a partition"
+    )

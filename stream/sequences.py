@@ -1,0 +1,287 @@
+"""A user's sequence in the daemon: fold an event in, cut, serialise. Pure.
+
+A sequence is a run of packed records (mtgr.history) in blocks of BLOCK_EVENTS. A full block is sealed: it never
+changes again and is stored under a key of its own. What still grows (the tail block) is stored with the facts about
+the whole sequence under the user's key. One event therefore rewrites one block at most, however long the history.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from xxhash import xxh3_64_digest, xxh3_128_hexdigest
+
+from mtgr.config import BLOCK_EVENTS, capacity
+from mtgr.history import RECORD_BYTES, RECORD_DTYPE, pack_event
+from schemas.events import Event
+
+_BLOCK_BYTES: Final = BLOCK_EVENTS * RECORD_BYTES
+_TAIL_PREFIX: Final = b"t"
+_BLOCK_PREFIX: Final = b"b"
+_pack_number: Final = struct.Struct(">I").pack
+
+Change = tuple[bytes, bytes | None]
+"""A key and its new value, None where it is deleted: one record of the changelog, one write to the store."""
+
+
+def tail_key(user_id: str) -> bytes:
+    """The key of a user's tail record."""
+    return _TAIL_PREFIX + user_id.encode()
+
+
+def block_key(user_id: str, number: int) -> bytes:
+    """The key of a sealed block; its fixed-length suffix keeps keys of different users apart."""
+    return _BLOCK_PREFIX + user_id.encode() + _pack_number(number)
+
+
+def user_of_tail_key(key: bytes) -> str | None:
+    """The user whose tail record has this key, None for the key of anything else."""
+    return key[1:].decode() if key[:1] == _TAIL_PREFIX else None
+
+
+def list_id(user_id: str, event_id: str) -> str:
+    """The id of the list made after this event: the same user and event always give the same id."""
+    return xxh3_128_hexdigest(f"{len(user_id)}:{user_id}{event_id}".encode())
+
+
+class Tail(Struct, frozen=True, array_like=True):
+    """What is stored under a user's key: facts about the whole sequence, and its unsealed block."""
+
+    version: int
+    first_block: int
+    sealed_blocks: int
+    offset: int
+    unserved: int
+    unserved_since_ms: int
+    event_id: str
+    timestamp_ms: int
+    session_id: str | None
+    traceparent: bytes | None
+    records: bytes
+    videos: bytes
+
+
+_VERSION: Final = 1
+_encode_tail = msgspec.msgpack.Encoder().encode
+_decode_tail = msgspec.msgpack.Decoder(Tail).decode
+
+
+class CorruptState(Exception):
+    """A stored sequence does not read back: the store it came from cannot be trusted."""
+
+
+def read_tail(value: bytes) -> Tail:
+    """Decode a tail record; raises CorruptState if it is none or of another version."""
+    try:
+        tail = _decode_tail(value)
+    except msgspec.MsgspecError as error:
+        raise CorruptState(f"tail record of {len(value)} bytes: {error}") from error
+    if tail.version != _VERSION:
+        raise CorruptState(f"tail record has version {tail.version}, this program reads {_VERSION}")
+    return tail
+
+
+class UserState:
+    """One user's sequence and what that user is owed.
+
+    `unserved` counts the events folded in since the last published list: the user is owed a list while it is above
+    zero. `asked` of them are in the list being made. `offset` is the source offset of the last event folded in.
+    """
+
+    __slots__ = (
+        "_dropped",
+        "_sealed",
+        "_tail_videos",
+        "asked",
+        "dirty",
+        "event_id",
+        "first_block",
+        "offset",
+        "records",
+        "session_id",
+        "since_asked_ms",
+        "timestamp_ms",
+        "traceparent",
+        "unserved",
+        "unserved_since_ms",
+        "user_id",
+        "videos",
+        "writing",
+    )
+
+    def __init__(self, user_id: str) -> None:
+        self.user_id = user_id
+        self.records = bytearray()
+        self.videos = bytearray()
+        self.first_block = 0
+        self.offset = -1
+        self.unserved = 0
+        self.unserved_since_ms = 0
+        self.asked = 0
+        self.since_asked_ms = 0
+        self.event_id = ""
+        self.timestamp_ms = 0
+        self.session_id: str | None = None
+        self.traceparent: bytes | None = None
+        self.dirty = False  # changed since the last call of changes()
+        self.writing = 0  # calls of changes() whose result is not yet in the store
+        self._tail_videos = 0  # where the tail block's video ids begin in videos
+        self._sealed: list[tuple[int, bytes]] = []
+        self._dropped: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.records) // RECORD_BYTES
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the store cannot give this state back yet, or a list is owed: it must stay in memory."""
+        return self.dirty or self.writing > 0 or self.unserved > 0
+
+    @property
+    def nbytes(self) -> int:
+        """Roughly the memory this state takes."""
+        return 700 + len(self.records) + len(self.videos)
+
+    def fold(
+        self, event: Event, offset: int, arrived_ms: int, traceparent: bytes | None, max_events: int
+    ) -> bool:
+        """Append one event; False, and nothing appended, if the sequence already holds its event_id.
+
+        The caller has checked that `offset` is above `self.offset`. Events are kept in the order they arrive in;
+        one with an older timestamp is appended like any other, since nothing already in a sequence is rewritten.
+        """
+        event_id = event.event_id
+        digest = xxh3_64_digest(event_id.encode())
+        records = self.records
+        if digest in records and self._holds(digest):
+            return False
+        self.dirty = True
+        self.offset = offset
+        video = event.video_id.encode()
+        records += pack_event(event, digest, video)
+        self.videos += video
+        self.event_id = event_id
+        self.timestamp_ms = event.timestamp_ms
+        if event.session_id is not None:
+            self.session_id = event.session_id
+        self.traceparent = traceparent
+        if not self.unserved:
+            self.unserved_since_ms = arrived_ms
+        elif self.unserved == self.asked:
+            self.since_asked_ms = arrived_ms
+        self.unserved += 1
+        if len(records) % _BLOCK_BYTES == 0:
+            self._seal()
+        if len(records) > capacity(max_events) * RECORD_BYTES:
+            self.cut(max_events)
+        return True
+
+    def _holds(self, digest: bytes) -> bool:
+        """Whether a record begins with the digest: the eight bytes could also stand across two fields."""
+        at = self.records.find(digest)
+        while at >= 0 and at % RECORD_BYTES:
+            at = self.records.find(digest, at + 1)
+        return at >= 0
+
+    def _seal(self) -> None:
+        number = self.first_block + len(self.records) // _BLOCK_BYTES - 1
+        block = bytes(self.records[-_BLOCK_BYTES:]) + bytes(self.videos[self._tail_videos :])
+        self._sealed.append((number, block))
+        self._tail_videos = len(self.videos)
+
+    def cut(self, max_events: int) -> None:
+        """Drop the oldest whole blocks, as few as bring the sequence down to less than a block above max_events."""
+        surplus = (len(self) - max_events) // BLOCK_EVENTS
+        if surplus <= 0:
+            return
+        end = surplus * _BLOCK_BYTES
+        ids = np.frombuffer(bytes(self.records[:end]), dtype=RECORD_DTYPE)["video_id_bytes"]
+        video_bytes = int(ids.sum(dtype=np.int64))
+        # fresh buffers give the memory of the dropped blocks back
+        self.records = bytearray(self.records[end:])
+        self.videos = bytearray(self.videos[video_bytes:])
+        self._tail_videos -= video_bytes
+        self._dropped.extend(range(self.first_block, self.first_block + surplus))
+        self.first_block += surplus
+        self.dirty = True
+
+    def ask(self) -> int:
+        """Begin making a list of everything folded in so far; returns how many events it will serve."""
+        self.asked = self.unserved
+        return self.asked
+
+    def withdraw(self) -> None:
+        """The list asked for was not made: what it would have served stays owed."""
+        self.asked = 0
+
+    def served(self) -> None:
+        """The list asked for is published: only what came after it stays owed."""
+        self.unserved -= self.asked
+        self.unserved_since_ms = self.since_asked_ms if self.unserved else 0
+        self.asked = 0
+        self.dirty = True
+
+    def changes(self) -> Iterator[Change]:
+        """What must be written so that the store holds this state; marks it clean, and as being written."""
+        user = self.user_id
+        for number in self._dropped:
+            yield block_key(user, number), None
+        for number, block in self._sealed:
+            if number >= self.first_block:
+                yield block_key(user, number), block
+        self._dropped.clear()
+        self._sealed.clear()
+        self.dirty = False
+        self.writing += 1
+        sealed = len(self.records) // _BLOCK_BYTES
+        yield (
+            tail_key(user),
+            _encode_tail(
+                Tail(
+                    _VERSION,
+                    self.first_block,
+                    sealed,
+                    self.offset,
+                    self.unserved,
+                    self.unserved_since_ms,
+                    self.event_id,
+                    self.timestamp_ms,
+                    self.session_id,
+                    self.traceparent,
+                    bytes(self.records[sealed * _BLOCK_BYTES :]),
+                    bytes(self.videos[self._tail_videos :]),
+                )
+            ),
+        )
+
+    @classmethod
+    def from_store(cls, user_id: str, tail: Tail, blocks: list[bytes | None]) -> UserState:
+        """Rebuild a state from its tail record and its sealed blocks, oldest first.
+
+        Raises CorruptState if a block is missing or is not what the tail record says.
+        """
+        state = cls(user_id)
+        for number, block in enumerate(blocks, tail.first_block):
+            if block is None or len(block) < _BLOCK_BYTES:
+                raise CorruptState(f"user {user_id!r}: block {number} is missing or torn")
+            state.records += block[:_BLOCK_BYTES]
+            state.videos += block[_BLOCK_BYTES:]
+        if len(blocks) != tail.sealed_blocks or len(tail.records) % RECORD_BYTES:
+            raise CorruptState(f"user {user_id!r}: {len(blocks)} blocks, {tail.sealed_blocks} recorded")
+        state._tail_videos = len(state.videos)
+        state.records += tail.records
+        state.videos += tail.videos
+        state.first_block = tail.first_block
+        state.offset = tail.offset
+        state.unserved = tail.unserved
+        state.unserved_since_ms = tail.unserved_since_ms
+        state.event_id = tail.event_id
+        state.timestamp_ms = tail.timestamp_ms
+        state.session_id = tail.session_id
+        state.traceparent = tail.traceparent
+        return state

@@ -1,0 +1,182 @@
+"""Where events come from: one loop that takes what the consumer has fetched and folds it, partition by partition."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
+from aiokafka.errors import KafkaError
+
+from stream.dead_letters import DeadLetterGuard
+from stream.errors import Fatal
+from stream.kafka import client_options, is_connection_error
+from stream.observability import Metrics
+from stream.partition import Partition, Phase
+from stream.sequences import CorruptState
+from stream.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+_POLL_MS: Final = 200
+_READ_ONE_SECONDS: Final = 10.0
+
+
+def events_consumer(settings: Settings) -> AIOKafkaConsumer:
+    """The consumer of the events topic, not yet started: offsets are committed by the commit cycle alone."""
+    kafka = settings.kafka
+    return AIOKafkaConsumer(
+        **client_options(kafka),
+        group_id=kafka.group_id,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        session_timeout_ms=kafka.session_timeout_ms,
+        heartbeat_interval_ms=max(kafka.session_timeout_ms // 3, 1),
+        rebalance_timeout_ms=kafka.rebalance_timeout_ms,
+        # a partition that stays with its daemon finds its state in the local files
+        partition_assignment_strategy=(StickyPartitionAssignor,),
+        isolation_level="read_committed",
+        fetch_max_wait_ms=100,
+        # Full partitions stay paused for as long as the generator needs: that is no reason to leave the group.
+        max_poll_interval_ms=24 * 3_600_000,
+    )
+
+
+def lone_consumer(settings: Settings) -> AIOKafkaConsumer:
+    """A consumer of no group, for reading given offsets."""
+    return AIOKafkaConsumer(
+        **client_options(settings.kafka),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+        max_partition_fetch_bytes=4 << 20,
+        fetch_max_wait_ms=100,
+    )
+
+
+async def read_record(settings: Settings, tp: TopicPartition, offset: int) -> Any | None:
+    """The record at an offset, None if Kafka no longer has it or does not answer in time."""
+    consumer = lone_consumer(settings)
+    try:
+        async with asyncio.timeout(_READ_ONE_SECONDS):
+            await consumer.start()
+            consumer.assign([tp])
+            consumer.seek(tp, offset)
+            record = await consumer.getone(tp)
+            return record if record.offset == offset else None
+    except (KafkaError, OSError, TimeoutError) as error:
+        log.warning("record_not_read", partition=tp.partition, offset=offset, error=str(error))
+        return None
+    finally:
+        await consumer.stop()
+
+
+class Source:
+    """The getmany loop, and the pausing that keeps memory bounded.
+
+    A partition is paused while its uncommitted bytes or its owed lists are above its share of the limits, and resumed
+    below half of that: lag stays in Kafka, and one hot partition stalls nobody else.
+    """
+
+    def __init__(
+        self,
+        consumer: AIOKafkaConsumer,
+        partitions: Mapping[TopicPartition, Partition],
+        metrics: Metrics,
+        guard: DeadLetterGuard,
+        on_folded: Callable[[], None],
+        *,
+        max_poll_records: int,
+        max_bytes: int,
+        max_owed: int,
+    ) -> None:
+        self._consumer = consumer
+        self._partitions = partitions
+        self._metrics = metrics
+        self._guard = guard
+        self._on_folded = on_folded
+        self._max_poll_records = max_poll_records
+        self._max_bytes = max_bytes
+        self._max_owed = max_owed
+        self._full: set[Partition] = set()
+        metrics.before_scrape(self._set_gauges)
+
+    async def run(self) -> None:
+        """Fetch and fold until cancelled; raises Fatal."""
+        while True:
+            try:
+                fetched = await self._consumer.getmany(
+                    timeout_ms=_POLL_MS, max_records=self._max_poll_records
+                )
+            except (KafkaError, OSError) as error:
+                if not is_connection_error(error):
+                    raise Fatal(f"events cannot be read: {str(error) or type(error).__name__}") from error
+                log.warning("fetch_failed", error=str(error) or type(error).__name__)
+                await asyncio.sleep(_POLL_MS / 1000)
+                continue
+            for tp, records in fetched.items():
+                self._fold(tp, records)
+            self._balance()
+            if fetched:
+                self._on_folded()
+                # a full fetch buffer would never make getmany wait: the other tasks need their turn
+                await asyncio.sleep(0)
+
+    def _fold(self, tp: TopicPartition, records: list[Any]) -> None:
+        partition = self._partitions.get(tp)
+        if partition is None or partition.phase is not Phase.RUNNING:
+            # fetched before the pause of its assignment took hold; whoever owns the partition reads it from there
+            if partition is not None and partition.phase is Phase.RESTORING:
+                self._consumer.seek(tp, records[0].offset)
+            return
+        try:
+            counts = partition.fold(records, time.monotonic())
+        except CorruptState as error:
+            raise Fatal(
+                f"state of partition {tp.partition}: {error}; delete state.directory to rebuild"
+            ) from error
+        metrics = self._metrics
+        for kind, events in counts.events.items():
+            metrics.events[kind].inc(events)
+        if counts.duplicates:
+            metrics.duplicates.inc(counts.duplicates)
+        for stage, dead in counts.dead.items():
+            metrics.dead_letters[stage].inc(dead)
+        self._guard.count(len(records), sum(counts.dead.values()))
+
+    def _balance(self) -> None:
+        running = [part for part in self._partitions.values() if part.phase is Phase.RUNNING]
+        self._full.intersection_update(running)
+        if not running:
+            return
+        bytes_share = self._max_bytes // len(running)
+        owed_share = max(self._max_owed // len(running), 1)
+        for part in running:
+            if part not in self._full:
+                if part.uncommitted_bytes > bytes_share or part.owed > owed_share:
+                    self._full.add(part)
+                    self._consumer.pause(part.tp)
+            elif part.uncommitted_bytes <= bytes_share // 2 and part.owed <= owed_share // 2:
+                self._full.discard(part)
+                self._consumer.resume(part.tp)
+
+    def _set_gauges(self) -> None:
+        metrics = self._metrics
+        parts = list(self._partitions.values())
+        metrics.owed_users.set(sum(part.owed for part in parts))
+        metrics.in_flight_requests.set(sum(part.in_flight for part in parts))
+        metrics.in_flight_bytes.set(sum(part.uncommitted_bytes for part in parts))
+        metrics.state_cache_bytes.set(sum(part.cache.nbytes for part in parts))
+        metrics.paused_partitions.set(len(self._full))
+        for part in parts:
+            tp = part.tp
+            if part.phase is not Phase.RUNNING:
+                continue
+            metrics.set_state_users(tp.topic, tp.partition, part.cache.users)
+            end = self._consumer.highwater(tp)
+            if end is not None and part.next_offset is not None:
+                metrics.set_consumer_lag(tp.topic, tp.partition, max(end - part.next_offset, 0))

@@ -1,0 +1,220 @@
+"""Where user states live: RocksDB files of one partition, and a bounded cache of states above them.
+
+The files are a copy of the changelog up to a checkpoint (the changelog offset they include), so they are written
+without a log of their own: what a crash takes from them is read from the changelog again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+from msgspec import Struct
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    ReadOptions,
+    WriteBatch,
+    WriteOptions,
+)
+
+from stream.sequences import Change, CorruptState, UserState, block_key, read_tail, tail_key, user_of_tail_key
+
+log = structlog.get_logger(__name__)
+
+_MIB: Final = 1024 * 1024
+_META_KEY: Final = b"m"
+_FORMAT: Final = 1
+
+
+class _Meta(Struct, frozen=True):
+    format: int
+    identity: str
+    checkpoint: int
+
+
+class StateStore(Protocol):
+    """Durable user states of one partition."""
+
+    @property
+    def checkpoint(self) -> int:
+        """The changelog offset to read from next: every earlier record is in the store."""
+
+    def load(self, user_id: str) -> UserState | None:
+        """A user's state, None for one never seen; raises CorruptState if what is stored does not read back."""
+
+    def apply(self, changes: Iterable[Change], checkpoint: int) -> None:
+        """Write changes and move the checkpoint, both or neither."""
+
+    def scan(self) -> Iterator[tuple[str, bool]]:
+        """Every user, and whether a list is owed to them; raises CorruptState."""
+
+    def close(self) -> None:
+        """Flush to disk and close."""
+
+
+class RocksStore:
+    """A StateStore in RocksDB.
+
+    `identity` names whose states these are (group, topic, partition): files of another identity or format, or files
+    that RocksDB refuses, are deleted, and the store begins empty, to be restored from the changelog.
+    """
+
+    def __init__(self, path: Path, identity: str, cache_bytes: int = 32 * _MIB) -> None:
+        self.path = path
+        self._identity = identity
+        self._cache_bytes = cache_bytes
+        self._write_options = WriteOptions()
+        self._write_options.disable_wal = True
+        self._db = self._open()
+        meta = self._read_meta()
+        if meta is None or (meta.format, meta.identity) != (_FORMAT, identity):
+            if meta is not None:
+                log.warning("state_files_foreign", path=str(path), found=meta.identity, wanted=identity)
+            self.wipe()
+            return
+        self._checkpoint = meta.checkpoint
+
+    @property
+    def checkpoint(self) -> int:
+        return self._checkpoint
+
+    def load(self, user_id: str) -> UserState | None:
+        value = self._db.get(tail_key(user_id))
+        if value is None:
+            return None
+        tail = read_tail(value)
+        keys = [block_key(user_id, tail.first_block + i) for i in range(tail.sealed_blocks)]
+        return UserState.from_store(user_id, tail, self._db.get(keys) if keys else [])
+
+    def apply(self, changes: Iterable[Change], checkpoint: int) -> None:
+        batch = WriteBatch(raw_mode=True)
+        put, delete = batch.put, batch.delete
+        for key, value in changes:
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+        put(_META_KEY, msgspec.msgpack.encode(_Meta(_FORMAT, self._identity, checkpoint)))
+        self._db.write(batch, self._write_options)
+        self._checkpoint = checkpoint
+
+    def scan(self) -> Iterator[tuple[str, bool]]:
+        options = ReadOptions()
+        options.set_readahead_size(4 * _MIB)
+        for key, value in self._db.items(from_key=tail_key(""), read_opt=options):
+            user_id = user_of_tail_key(key)
+            if user_id is None:
+                return
+            yield user_id, read_tail(value).unserved > 0
+
+    def wipe(self) -> None:
+        """Begin again with an empty store."""
+        self._db.close()
+        shutil.rmtree(self.path)
+        self._db = self._open()
+        self._checkpoint = 0
+
+    def close(self) -> None:
+        self._db.flush()
+        self._db.close()
+
+    def _open(self) -> Rdict:
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            return Rdict(str(self.path), self._options())
+        except Exception as error:  # rocksdict raises bare Exception for whatever RocksDB refuses
+            if "lock" in str(error).lower():
+                raise StateInUse(f"state folder {self.path} is used by another process") from error
+            log.warning("state_files_refused", path=str(self.path), error=str(error))
+            shutil.rmtree(self.path)
+            self.path.mkdir(parents=True)
+            return Rdict(str(self.path), self._options())
+
+    def _options(self) -> Options:
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_write_buffer_size(32 * _MIB)
+        options.set_max_write_buffer_number(3)
+        options.set_compression_type(DBCompressionType.lz4())
+        options.set_max_background_jobs(2)
+        options.set_keep_log_file_num(2)
+        options.set_allow_concurrent_memtable_write(False)  # one writer: the commit cycle
+        table = BlockBasedOptions()
+        table.set_block_cache(Cache(self._cache_bytes))
+        table.set_bloom_filter(10, False)
+        options.set_block_based_table_factory(table)
+        return options
+
+    def _read_meta(self) -> _Meta | None:
+        value = self._db.get(_META_KEY)
+        if value is None:
+            return None
+        try:
+            return msgspec.msgpack.decode(value, type=_Meta)
+        except msgspec.MsgspecError:
+            return _Meta(0, "unreadable", 0)
+
+
+class StateInUse(Exception):
+    """The files are open in another process: two daemons were given one state folder."""
+
+
+class StateCache:
+    """The states of one partition: found in memory, else loaded from the store, else new.
+
+    Two generations stand in for an LRU list: a state that was used since the last turn is in the young one, and a
+    look-up there costs nothing more. When the young one fills half the ceiling, what is left in the old one is dropped,
+    but for states that the store cannot give back yet.
+    """
+
+    def __init__(self, store: StateStore, ceiling_bytes: int) -> None:
+        self._store = store
+        self._half = max(ceiling_bytes // 2, 1)
+        self._young: dict[str, UserState] = {}
+        self._old: dict[str, UserState] = {}
+        self._young_bytes = 0
+        self._old_bytes = 0
+        self.users = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Roughly the memory that cached states take."""
+        return self._young_bytes + self._old_bytes
+
+    def get(self, user_id: str) -> UserState:
+        """The state of a user; raises CorruptState if what is stored does not read back."""
+        state = self._young.get(user_id)
+        if state is not None:
+            return state
+        state = self._old.pop(user_id, None)
+        if state is None:
+            state = self._store.load(user_id)
+            if state is None:
+                state = UserState(user_id)
+                self.users += 1
+        self._young[user_id] = state
+        self._young_bytes += state.nbytes
+        if self._young_bytes > self._half:
+            self._turn()
+        return state
+
+    def grew(self, nbytes: int) -> None:
+        """States in memory grew by this much in all."""
+        self._young_bytes += nbytes
+
+    def _turn(self) -> None:
+        kept = {user_id: state for user_id, state in self._old.items() if state.pinned}
+        self._old, self._young = self._young, kept
+        self._old_bytes = sum(state.nbytes for state in self._old.values())
+        self._young_bytes = sum(state.nbytes for state in kept.values())
+
+
+__all__ = ["CorruptState", "RocksStore", "StateCache", "StateInUse", "StateStore"]
