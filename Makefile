@@ -36,8 +36,8 @@ $(READY): pyproject.toml constraints.txt
 	    2>/dev/null; then python=$$candidate; break; fi
 	done
 	if [[ -z $$python ]]; then
-	  echo "make setup: $(or $(PYTHON),no python on the path) is Python 3.11 or 3.12 with the modules venv and" \
-	    "ensurepip; install one (on Debian: python3.11 python3.11-venv) or name it by PYTHON=path" >&2
+	  echo "make setup: $(if $(PYTHON),$(PYTHON) is not,nothing on the path is) Python 3.11 or 3.12 with its venv module:" \
+	    "install one (on Debian: python3.11 and python3.11-venv) or name one by PYTHON=path" >&2
 	  exit 1
 	fi
 	if ! $(BIN)/python -c '' 2>/dev/null; then
