@@ -63,7 +63,6 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._closed = False
         self._restores: dict[TopicPartition, asyncio.Task[None]] = {}
         self._restore_slots = asyncio.Semaphore(_RESTORES_AT_ONCE)
-        health.not_ready("partitions", "none was assigned yet")
 
     def attach(self, committer: Committer, on_running: Callable[[], None]) -> None:
         """Name who commits what is handed over, and what to call when a partition begins to run."""

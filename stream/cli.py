@@ -76,7 +76,7 @@ def main() -> None:
     except BrokenPipeError:
         # what is left in the buffer has no reader either: let the interpreter's own flush go nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -53,6 +53,8 @@ class Daemon:
         self._settings = settings
         self.metrics = Metrics()
         self.health = Health()
+        for component in ("kafka", "generator", "partitions"):
+            self.health.not_ready(component, "not started yet")
         self.endpoint = HttpEndpoint(settings.http, self.metrics, self.health)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._stopping = asyncio.Event()
@@ -87,7 +89,6 @@ class Daemon:
 
     async def _serve(self, stack: AsyncExitStack) -> None:
         settings = self._settings
-        self.health.not_ready("kafka", "connecting")
         generator = SupervisedGenerator(
             generator_factory(settings),
             timeout_seconds=settings.generator.request_timeout_seconds,
