@@ -2,25 +2,52 @@
 
 from __future__ import annotations
 
+import ast
+import functools
+import inspect
 import json
 from pathlib import Path
 
-from msgspec import structs
+from msgspec import Struct, structs
 
 from stream.settings.groups import Settings
 from stream.settings.secret import MASK, Secret
 
 
 def render(settings: Settings) -> str:
-    """The settings as TOML that `load_settings` reads back, secrets masked and unset ones left out."""
-    tables = []
-    for group in structs.fields(settings):
-        values = structs.asdict(getattr(settings, group.name))
-        if values.get("sasl_password_file") is not None:
-            del values["sasl_password"]  # it came from that file
-        lines = [f"{key} = {_scalar(value)}" for key, value in values.items() if value is not None]
-        tables.append("\n".join([f"[{group.name}]", *lines]))
-    return "\n\n".join(tables) + "\n"
+    """The settings as TOML that `load_settings` reads back, each under its sentence.
+
+    Secrets are masked, and a setting that is unset stands there as a comment.
+    """
+    return "\n".join(
+        f"# {(group.type.__doc__ or '').strip()}\n[{group.name}]\n{_table(getattr(settings, group.name))}"
+        for group in structs.fields(settings)
+    )
+
+
+def _table(group: Struct) -> str:
+    values = structs.asdict(group)
+    if values.get("sasl_password_file") is not None:
+        values["sasl_password"] = None  # it came from that file
+    sentences = _sentences(type(group))
+    return "".join(
+        f"# {sentences[key]}\n" + (f"# {key} =\n" if value is None else f"{key} = {_scalar(value)}\n")
+        for key, value in values.items()
+    )
+
+
+@functools.cache
+def _sentences(group: type[Struct]) -> dict[str, str]:
+    """The string under each field of a group, which Python itself does not keep."""
+    (definition,) = ast.parse(inspect.getsource(group)).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for field, below in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            assert isinstance(below, ast.Expr)
+            assert isinstance(below.value, ast.Constant)
+            found[field.target.id] = str(below.value.value)
+    return found
 
 
 def _scalar(value: object) -> str:
