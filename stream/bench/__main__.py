@@ -1,0 +1,168 @@
+"""`python -m stream.bench`: run the benchmarks on this machine and print their tables."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from pathlib import Path
+
+import click
+import msgspec
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mtgr.catalog import Catalog
+from mtgr.checkpoint import save_checkpoint
+from mtgr.config import PRESETS
+from mtgr.errors import InputError
+from mtgr.model.mtgr import MTGR
+from stream.bench import fold, lists, memory
+from stream.bench.environment import Bench, machine
+from stream.demo.kafka import local_kafka
+
+_VIDEOS = 10_000
+_KINDS = ("vllm", "torch")
+_PARTS = ("fold", "lists", "memory")
+
+
+@click.command()
+@click.argument("parts", nargs=-1, type=click.Choice(_PARTS))
+@click.option("--repeats", default=3, show_default=True, help="Runs of each row; the medians are shown.")
+@click.option("--events", default=400_000, show_default=True, help="Events of a fold run.")
+@click.option("--users", default=1_000, show_default=True, help="Users of a lists run.")
+@click.option("--seconds", default=15.0, show_default=True, help="Measured time of a lists run, each phase.")
+@click.option("--state-users", default=100_000, show_default=True, help="Users of the memory run.")
+@click.option("--state-events", default=2_000_000, show_default=True, help="Events of the memory run.")
+def main(
+    parts: tuple[str, ...],
+    repeats: int,
+    events: int,
+    users: int,
+    seconds: float,
+    state_users: int,
+    state_events: int,
+) -> None:
+    """Measure the daemon as it is run: a process of its own, on a real broker. All PARTS where none is named."""
+    console = Console()
+    console.print(f"machine: {machine()}")
+    work = Path(".run").absolute()
+    work.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=work) as scratch:
+        directory = Path(scratch)
+        with local_kafka(directory / "kafka", console.print) as servers:
+            bench = Bench(servers, directory)
+            checkpoint = _checkpoint(directory)
+            wanted = parts or _PARTS
+            if "fold" in wanted:
+                console.print(_fold_table(bench, checkpoint, repeats, events))
+            if "lists" in wanted:
+                console.print(_lists_table(bench, checkpoint, repeats, users, seconds))
+            if "memory" in wanted:
+                console.print(
+                    _memory_table(memory.run(bench, checkpoint, users=state_users, events=state_events))
+                )
+
+
+def _checkpoint(directory: Path) -> Path:
+    """The tiny preset with random weights: what it recommends is no matter, what it costs is the same."""
+    torch.manual_seed(0)
+    config = msgspec.structs.replace(PRESETS["tiny"], n_items=_VIDEOS)
+    catalog = Catalog([f"video-{number}" for number in range(_VIDEOS)], config.unknown_buckets)
+    return save_checkpoint(directory / "tiny", "tiny", config, catalog, MTGR(config).state_dict()).directory
+
+
+def _fold_table(bench: Bench, checkpoint: Path, repeats: int, events: int) -> Table:
+    table = Table(title=f"Fold + state + changelog + commit on one core, {events:,} events, 20,000 users")
+    for column in (
+        "partitions",
+        "commit every",
+        "events/s",
+        "events/s of CPU",
+        "runs, events/s",
+        "state checked",
+    ):
+        table.add_column(column, justify="right")
+    for partitions, interval_ms in ((1, 100), (6, 100), (6, 1_000)):
+        runs = [
+            fold.run(
+                bench,
+                checkpoint,
+                partitions=partitions,
+                events=events,
+                users=20_000,
+                commit_interval_ms=interval_ms,
+            )
+            for _ in range(repeats)
+        ]
+        table.add_row(
+            str(partitions),
+            f"{interval_ms} ms",
+            f"{statistics.median(run.events_per_second for run in runs):,.0f}",
+            f"{statistics.median(run.events_per_cpu_second for run in runs):,.0f}",
+            " ".join(f"{run.events_per_second:,.0f}" for run in runs),
+            f"{runs[0].users_checked} users",
+        )
+    return table
+
+
+def _lists_table(bench: Bench, checkpoint: Path, repeats: int, users: int, seconds: float) -> Table:
+    table = Table(title=f"Event to list, tiny preset, {users:,} users, {_VIDEOS:,} videos, lists of 10")
+    for column in (
+        "generator",
+        "lists/s",
+        "runs, lists/s",
+        "at half: lists/s",
+        "p50 ms",
+        "p99 ms",
+        "mean batch",
+        "cached tokens",
+    ):
+        table.add_column(column, justify="right")
+    runs: dict[str, list[lists.ListsResult]] = {kind: [] for kind in _KINDS}
+    for _ in range(repeats):
+        for kind in _KINDS:  # in turn, so that both meet the same noise
+            run = lists.run(
+                bench, checkpoint, kind, users=users, videos=_VIDEOS, feed_rate=4_000, seconds=seconds
+            )
+            runs[kind].append(run)
+    for kind, rows in runs.items():
+        table.add_row(
+            kind,
+            f"{statistics.median(row.lists_per_second for row in rows):,.0f}",
+            " ".join(f"{row.lists_per_second:,.0f}" for row in rows),
+            f"{statistics.median(row.half_rate for row in rows):,.0f}",
+            f"{statistics.median(row.p50_ms for row in rows):,.0f}",
+            f"{statistics.median(row.p99_ms for row in rows):,.0f}",
+            f"{statistics.median(row.mean_batch for row in rows):.1f}",
+            f"{statistics.median(row.cached_share for row in rows):.0%}",
+        )
+    rates = {kind: statistics.median(row.lists_per_second for row in rows) for kind, rows in runs.items()}
+    table.caption = f"engine against plain torch: {rates['vllm'] / rates['torch']:.2f}x the lists/s"
+    return table
+
+
+def _memory_table(result: memory.MemoryResult) -> Table:
+    table = Table(title=f"Memory of the daemon, {result.users:,} users, {result.events:,} events in state")
+    for column in ("when ready", "with the users", "of that cached sequences", "cache ceiling", "on disk"):
+        table.add_column(column, justify="right")
+    table.add_row(
+        *(
+            f"{value / 2**20:,.0f} MiB"
+            for value in (
+                result.at_start,
+                result.with_users,
+                result.cached,
+                result.cache_ceiling,
+                result.on_disk,
+            )
+        )
+    )
+    return table
+
+
+if __name__ == "__main__":
+    try:
+        main(standalone_mode=False)
+    except (click.ClickException, InputError) as error:
+        raise SystemExit(f"bench: {error}") from None
