@@ -19,7 +19,7 @@ from stream.committer import Committer
 from stream.errors import Fatal
 from stream.observability import Health, Metrics
 from stream.partition import Partition, PartitionSettings, Phase
-from stream.state import RocksStore, StateInUse
+from stream.state import RocksMemory, RocksStore, StateInUse
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +43,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         health: Health,
         *,
         directory: Path,
+        store_memory: RocksMemory,
         group_id: str,
         changelog_topic: str,
         leave_seconds: float,
@@ -55,6 +56,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._metrics = metrics
         self._health = health
         self._directory = directory
+        self._store_memory = store_memory
         self._group_id = group_id
         self._changelog_topic = changelog_topic
         self._leave_seconds = leave_seconds
@@ -194,7 +196,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
         while True:
             try:
-                return await asyncio.to_thread(RocksStore, path, identity)
+                return await asyncio.to_thread(RocksStore, path, identity, self._store_memory)
             except StateInUse as error:  # a neighbour that shares the folder may still be closing it
                 if time.monotonic() > deadline:
                     raise Fatal(f"{error}: give each daemon a state.directory of its own") from error

@@ -28,6 +28,7 @@ from stream.observability import Health, HttpEndpoint, Metrics
 from stream.partition import Partition, PartitionSettings
 from stream.settings import Settings
 from stream.source import Source, events_consumer, lone_consumer, read_record
+from stream.state import RocksMemory
 from stream.supervision import SupervisedGenerator
 from stream.topics import ensure_topics
 from stream.triggers import TriggerRules
@@ -198,6 +199,7 @@ class Daemon:
             self.metrics,
             self.health,
             directory=settings.state.directory,
+            store_memory=RocksMemory(settings.state.store_mebibytes * _MIB),
             group_id=settings.kafka.group_id,
             changelog_topic=settings.changelog_topic,
             leave_seconds=settings.stream.drain_deadline_seconds,

@@ -22,6 +22,7 @@ from rocksdict import (
     Rdict,
     ReadOptions,
     WriteBatch,
+    WriteBufferManager,
     WriteOptions,
 )
 
@@ -60,6 +61,19 @@ class StateStore(Protocol):
         """Flush to disk and close."""
 
 
+class RocksMemory:
+    """Memory that the stores of all partitions share, so that it does not grow with their number.
+
+    Write buffers are counted into the block cache: `nbytes` bounds both together.
+    """
+
+    def __init__(self, nbytes: int) -> None:
+        self.block_cache = Cache(nbytes)
+        self.write_buffers = WriteBufferManager.new_write_buffer_manager_with_cache(
+            nbytes // 2, False, self.block_cache
+        )
+
+
 class RocksStore:
     """A StateStore in RocksDB.
 
@@ -67,10 +81,11 @@ class RocksStore:
     that RocksDB refuses, are deleted, and the store begins empty, to be restored from the changelog.
     """
 
-    def __init__(self, path: Path, identity: str, cache_bytes: int = 32 * _MIB) -> None:
+    def __init__(self, path: Path, identity: str, memory: RocksMemory | None = None) -> None:
+        """`memory` is shared with other stores; alone, a store takes 64 MiB."""
         self.path = path
         self._identity = identity
-        self._cache_bytes = cache_bytes
+        self._memory = memory or RocksMemory(64 * _MIB)
         self._write_options = WriteOptions()
         self._write_options.disable_wal = True
         self._db = self._open()
@@ -142,13 +157,13 @@ class RocksStore:
         options = Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_write_buffer_size(32 * _MIB)
-        options.set_max_write_buffer_number(3)
+        options.set_write_buffer_manager(self._memory.write_buffers)
         options.set_compression_type(DBCompressionType.lz4())
         options.set_max_background_jobs(2)
         options.set_keep_log_file_num(2)
         options.set_allow_concurrent_memtable_write(False)  # one writer: the commit cycle
         table = BlockBasedOptions()
-        table.set_block_cache(Cache(self._cache_bytes))
+        table.set_block_cache(self._memory.block_cache)
         table.set_bloom_filter(10, False)
         options.set_block_based_table_factory(table)
         return options

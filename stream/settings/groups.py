@@ -44,7 +44,7 @@ class KafkaSettings(Struct, frozen=True, kw_only=True):
     """A daemon silent for this long loses its partitions to the others of its group."""
     rebalance_timeout_ms: Annotated[int, Meta(ge=1_000, le=3_600_000)] = 60_000
     """A rebalance waits this long for a daemon to hand its partitions over."""
-    max_poll_records: Annotated[int, Meta(ge=1, le=1_000_000)] = 20_000
+    max_poll_records: Annotated[int, Meta(ge=1, le=1_000_000)] = 4_000
     """Records taken from the fetch buffer at once."""
     compression: Literal["none", "snappy", "gzip", "lz4", "zstd"] = "none"
     """Compression of what is produced."""
@@ -119,6 +119,8 @@ class StateSettings(Struct, frozen=True, kw_only=True):
     """Events kept for a user; the checkpoint's own limit where unset."""
     cache_mebibytes: Annotated[int, Meta(ge=1, le=1_048_576)] = 256
     """Memory for sequences kept at hand, in MiB."""
+    store_mebibytes: Annotated[int, Meta(ge=8, le=1_048_576)] = 128
+    """Memory for RocksDB, its block cache and write buffers, of all partitions together, in MiB."""
 
 
 class StreamSettings(Struct, frozen=True, kw_only=True):
