@@ -1,0 +1,139 @@
+"""The attention backend that vLLM calls: SiLU attention on its paged KV cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from vllm.v1.attention.backend import (
+    AttentionBackend,
+    AttentionImpl,
+    AttentionMetadataBuilder,
+    AttentionType,
+    CommonAttentionMetadata,
+    MultipleOf,
+)
+from vllm.v1.kv_cache_interface import KVCacheLayout
+
+from mtgr.serving.paged_attention import TileGroup, attend, plan_tiles, store
+
+
+@dataclass(slots=True)
+class SiluAttentionMetadata:
+    """What the layers of one step share."""
+
+    tokens: int
+    groups: list[TileGroup]
+
+
+class SiluAttentionMetadataBuilder(AttentionMetadataBuilder):  # type: ignore[misc]
+    """Plans a step once; its layers then only compute."""
+
+    def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: Any) -> None:
+        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        self._block_size: int = kv_cache_spec.block_size
+        self._heads: int = kv_cache_spec.num_kv_heads
+
+    def build(
+        self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
+    ) -> SiluAttentionMetadata:
+        """Cut the step's queries into tiles."""
+        common = common_attn_metadata
+        groups = plan_tiles(
+            common.query_start_loc_cpu[: common.num_reqs + 1].numpy(),
+            common.seq_lens[: common.num_reqs].numpy(),
+            common.block_table_tensor[: common.num_reqs].numpy(),
+            block_size=self._block_size,
+            heads=self._heads,
+        )
+        return SiluAttentionMetadata(common.num_actual_tokens, groups)
+
+
+class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
+    """SiLU attention of one layer: silu(Q K^T * scale) / length, causally masked, times V."""
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int | None = None,
+        alibi_slopes: list[float] | None = None,
+        sliding_window: int | None = None,
+        kv_cache_dtype: str = "auto",
+        logits_soft_cap: float | None = None,
+        attn_type: str = AttentionType.DECODER,
+        kv_sharing_target_layer_name: str | None = None,
+        *,
+        length: int,
+    ) -> None:
+        """`length` is the N of the model's constant 1/N; the rest is vLLM's."""
+        if num_kv_heads not in (None, num_heads):
+            raise ValueError(f"num_kv_heads is {num_kv_heads}, where HSTU has one for each head: {num_heads}")
+        if kv_cache_dtype not in ("auto", "float16", "bfloat16", "float32"):
+            raise ValueError(f"kv_cache_dtype is {kv_cache_dtype!r}, where the model's own is wanted: 'auto'")
+        self.num_heads = num_heads
+        self.num_kv_heads = num_heads
+        self.head_size = head_size
+        self.scale = scale
+        self.kv_cache_dtype = kv_cache_dtype
+        self._length = length
+
+    def do_kv_cache_update(
+        self, layer: Any, key: Tensor, value: Tensor, kv_cache: Tensor, slot_mapping: Tensor
+    ) -> None:
+        """Write a step's keys and values to their slots; runs before `forward`."""
+        store(key, value, kv_cache, slot_mapping)
+
+    def forward(
+        self,
+        layer: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        kv_cache: Tensor,
+        attn_metadata: SiluAttentionMetadata | None,
+        output: Tensor,
+        output_scale: Tensor | None = None,
+        output_block_scale: Tensor | None = None,
+    ) -> Tensor:
+        """query: (tokens, heads, d_qk); output: (tokens, heads, d_v), written and returned."""
+        if attn_metadata is None:  # a profiling run has no cache to read
+            return output.zero_()
+        attend(attn_metadata.groups, query, kv_cache, output, scale=self.scale, normalizer=1.0 / self._length)
+        return output
+
+
+class SiluAttentionBackend(AttentionBackend):  # type: ignore[misc]
+    """Names the parts, and tells vLLM what cache they read: (blocks, heads, block_size, d_qk + d_v)."""
+
+    supported_dtypes: ClassVar[list[torch.dtype]] = [torch.float32, torch.bfloat16, torch.float16]
+    supported_kv_cache_dtypes: ClassVar[list[str]] = ["auto", "float16", "bfloat16"]
+    forward_includes_kv_cache_update = False
+
+    @staticmethod
+    def get_name() -> str:
+        """The registry's slot for backends from outside vLLM."""
+        return "CUSTOM"
+
+    @staticmethod
+    def get_impl_cls() -> type[SiluAttentionImpl]:
+        """What runs in a layer."""
+        return SiluAttentionImpl
+
+    @staticmethod
+    def get_builder_cls() -> type[SiluAttentionMetadataBuilder]:
+        """What runs once a step."""
+        return SiluAttentionMetadataBuilder
+
+    @staticmethod
+    def get_supported_kernel_block_sizes(kv_cache_spec: Any = None) -> list[int | MultipleOf]:
+        """Any block size will do."""
+        return [MultipleOf(1)]
+
+    @classmethod
+    def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
+        """Head-major blocks, so that one gather yields a head's keys and values in order."""
+        return (KVCacheLayout.LBHNC,)

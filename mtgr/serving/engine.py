@@ -1,0 +1,147 @@
+"""The vLLM engine of a checkpoint: requests in, lists out, on an engine process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from mtgr.checkpoint import open_checkpoint
+from mtgr.errors import EngineFailed, InputError
+from mtgr.requests import ListOutcome, ListRequest, ModelInfo
+from mtgr.serving.options import EngineOptions, engine_arguments, prepare_vllm
+from mtgr.serving.prompts import Prompt, PromptBuilder, refused_by_engine
+from schemas.lists import ModelVersion
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+__all__ = ["EngineOptions", "RecommendationEngine"]
+
+log = structlog.get_logger(__name__)
+
+_STOP_SECONDS: Final = 5.0
+"""How long an engine process may take to end before it is killed."""
+
+
+class RecommendationEngine:
+    """Recommends through vLLM's AsyncLLM; the event loop is never blocked, the model runs in another process.
+
+    A request is a user's history. That the whole of it is sent each time, and that the engine finds what it
+    has computed before by prefix caching, is this class's own matter.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        """InputError if the checkpoint is wrong; its weights are checked at `start`."""
+        self.options: Final = options
+        self._checkpoint: Final = open_checkpoint(options.checkpoint)
+        self._prompts: Final = PromptBuilder(self._checkpoint)
+        self._ids: Final = itertools.count()
+        self._llm: AsyncLLM | None = None
+        self._waiting: Final[set[Any]] = set()
+
+    @property
+    def model(self) -> ModelVersion:
+        """Which model makes the lists."""
+        return ModelVersion(self._checkpoint.name, self._checkpoint.version)
+
+    async def start(self) -> ModelInfo:
+        """Start the engine process and wait until it serves; what it serves is returned.
+
+        May be called again after a failure. Raises InputError if the checkpoint or the options are wrong,
+        and EngineFailed if vLLM does not come up.
+        """
+        await self.close()
+        began = time.monotonic()
+        starting = asyncio.get_running_loop().run_in_executor(None, self._start)
+        try:
+            self._llm = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # the thread cannot be stopped half-way: what it brings up is taken down again
+            starting.add_done_callback(_discard)
+            raise
+        log.info(
+            "engine_started",
+            seconds=round(time.monotonic() - began, 1),
+            model=self._checkpoint.name,
+            version=self._checkpoint.version,
+            pids=self.process_ids,
+        )
+        return self._checkpoint.info
+
+    async def recommend(self, requests: Sequence[ListRequest]) -> list[ListOutcome]:
+        """One outcome for each request, in their order; a request the model cannot serve gets a refusal.
+
+        Calls may overlap: vLLM batches across them. Raises EngineFailed if the engine breaks or is closed.
+        """
+        from vllm.exceptions import VLLMValidationError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        llm = self._llm
+        if llm is None:
+            raise EngineFailed("the engine is not started")
+        prompts, refusals = self._prompts.build(requests)
+        outcomes: dict[int, ListOutcome] = dict(refusals)
+        pending: dict[Any, Prompt] = {}
+        try:
+            for prompt in prompts:
+                try:
+                    queue = await llm.add_request(str(next(self._ids)), prompt.rows, prompt.params)
+                except VLLMValidationError as error:
+                    outcomes[prompt.place] = refused_by_engine(error)
+                else:
+                    pending[queue] = prompt
+                    self._waiting.add(queue)
+            for queue, prompt in list(pending.items()):
+                outcomes[prompt.place] = self._prompts.read(prompt, await queue.get())
+                del pending[queue]
+                self._waiting.discard(queue)
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise EngineFailed(f"the engine died: {error}") from error
+        finally:
+            self._waiting.difference_update(pending)
+            if pending and not llm.errored:
+                await llm.abort([queue.request_id for queue in pending], internal=True)
+        return [outcomes[place] for place in range(len(requests))]
+
+    async def close(self) -> None:
+        """Stop the engine process; requests under way get EngineFailed. Calling it again does nothing."""
+        llm, self._llm = self._llm, None
+        if llm is None:
+            return
+        for queue in self._waiting:
+            queue.put(EngineFailed("the engine was closed"))
+        if llm.output_handler is not None:
+            llm.output_handler.cancel()  # else it logs the end of its engine as an error
+        await asyncio.to_thread(llm.shutdown, _STOP_SECONDS)
+
+    @property
+    def process_ids(self) -> list[int]:
+        """The engine's processes, none while it is not started."""
+        if self._llm is None:
+            return []
+        manager = self._llm.engine_core.resources.engine_manager
+        return [process.pid for process in manager.processes]
+
+    def _start(self) -> AsyncLLM:
+        self._checkpoint.verify()
+        prepare_vllm()
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments = AsyncEngineArgs(**engine_arguments(self.options, self._checkpoint))
+        try:
+            return AsyncLLM.from_engine_args(arguments)
+        except InputError:
+            raise
+        except Exception as error:  # whatever vLLM raises, it has not come up
+            raise EngineFailed(f"vLLM did not start: {error}") from error
+
+
+def _discard(starting: asyncio.Future[AsyncLLM]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().shutdown(_STOP_SECONDS)

@@ -1,0 +1,107 @@
+"""How an engine is run, and what that means to vLLM."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import Meta, Struct
+
+from mtgr.checkpoint import ARCHITECTURE, Checkpoint
+from mtgr.errors import InputError
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+# vLLM asks its makers' server for nothing and tells it nothing; it logs through our logging, warnings and up
+_ENVIRONMENT: Final = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CONFIGURE_LOGGING": "0",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+# the compiler would take 2 to 20 s at the first list, for one small function of the sampler
+_CPU_ENVIRONMENT: Final = {"TORCH_COMPILE_DISABLE": "1"}
+
+
+class EngineOptions(Struct, frozen=True, kw_only=True):
+    """How the engine of a checkpoint is run."""
+
+    checkpoint: Path
+    kv_cache_gib: Annotated[float, Meta(gt=0)] = 1.0
+    """Memory of the KV cache; where vLLM's own VLLM_CPU_KVCACHE_SPACE is set, that is taken."""
+    memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.3
+    """Share of the device's memory that must be free when the engine starts."""
+    dtype: Dtype = "float32"
+    """Of weights, activations and cache; auto is float32 on a CPU and bfloat16 elsewhere."""
+    block_size: Annotated[int, Meta(ge=1, le=1024)] = 16
+    """Tokens of a cache block; only whole blocks are found again."""
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    max_num_seqs: Annotated[int, Meta(ge=1)] = 256
+    """Most requests of a step."""
+    max_num_batched_tokens: Annotated[int, Meta(ge=1)] = 8192
+    """Most new tokens of a step; longer prompts are computed in chunks."""
+    seed: int = 0
+
+
+def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The arguments of vLLM's LLM and AsyncEngineArgs alike; InputError if the options contradict each other."""
+    from vllm.platforms import current_platform
+
+    on_cpu = current_platform.is_cpu()
+    longest = checkpoint.config.max_length + 1  # vLLM counts the token it samples
+    if options.max_num_batched_tokens < options.max_num_seqs:
+        raise InputError(
+            f"max_num_batched_tokens is {options.max_num_batched_tokens}, where max_num_seqs "
+            f"({options.max_num_seqs}) or more is wanted"
+        )
+    if not options.enable_chunked_prefill and options.max_num_batched_tokens < longest:
+        raise InputError(
+            f"max_num_batched_tokens is {options.max_num_batched_tokens}, where {longest} or more is wanted "
+            "when prompts are not computed in chunks"
+        )
+    dtype = options.dtype
+    if dtype == "auto":
+        dtype = "float32" if on_cpu else "bfloat16"
+    return {
+        "model": str(checkpoint.directory),
+        "skip_tokenizer_init": True,
+        "enable_prompt_embeds": True,
+        "generation_config": "vllm",
+        "dtype": dtype,
+        "max_model_len": longest,
+        "block_size": options.block_size,
+        "kv_cache_memory_bytes": int(options.kv_cache_gib * (1 << 30)),
+        "gpu_memory_utilization": options.memory_utilization,
+        "enable_prefix_caching": options.enable_prefix_caching,
+        "enable_chunked_prefill": options.enable_chunked_prefill,
+        "max_num_seqs": options.max_num_seqs,
+        "max_num_batched_tokens": options.max_num_batched_tokens,
+        "seed": options.seed,
+        # the sampler's scores of all videos but the seen ones, as many as are asked for
+        "logits_processors": ["mtgr.serving.seen_videos:SeenVideosMask"],
+        "logprobs_mode": "processed_logprobs",
+        "max_logprobs": checkpoint.config.n_items,
+        "distributed_executor_backend": "mtgr.serving.executor.OwnedExecutor",
+        "enforce_eager": on_cpu,
+        "disable_log_stats": True,
+    }
+
+
+def prepare_vllm() -> None:
+    """Set what vLLM reads from the environment, here and nowhere else; what the user has set stays.
+
+    Imports vLLM, which takes seconds the first time.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from vllm import ModelRegistry
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        for name, value in _CPU_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+    from mtgr.serving.model import MTGRForRecommendation
+
+    # of a model it knows by name only, vLLM would learn what it can do in a process started for that
+    ModelRegistry.register_model(ARCHITECTURE, MTGRForRecommendation)

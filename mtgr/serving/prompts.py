@@ -1,0 +1,121 @@
+"""Requests to vLLM's prompts and its outputs to lists: what is sent to the engine and what comes back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from mtgr.admission import admit, check_count
+from mtgr.checkpoint import Checkpoint
+from mtgr.errors import RequestRefused
+from mtgr.features import RowEncoder
+from mtgr.history import History
+from mtgr.requests import ListOutcome, ListRefusal, ListRequest, ListResult
+from mtgr.serving.seen_argument import seen_argument
+
+if TYPE_CHECKING:
+    from vllm import RequestOutput, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One admitted request as vLLM takes it."""
+
+    place: int  # of the request in its batch
+    rows: dict[str, Any]
+    params: SamplingParams
+    count: int
+    events: int
+
+
+class PromptBuilder:
+    """Turns requests into prompts, for one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._config: Final = checkpoint.config
+        self._catalog: Final = checkpoint.catalog
+        self._encoder: Final = RowEncoder(checkpoint.config, checkpoint.catalog)
+
+    def build(self, requests: Sequence[ListRequest]) -> tuple[list[Prompt], dict[int, ListRefusal]]:
+        """Prompts of the requests the model can serve, and by their places the refusals of the others.
+
+        Every request is checked here, since one that fails inside the engine ends it with all the others.
+        """
+        refusals: dict[int, ListRefusal] = {}
+        admitted: list[tuple[int, History]] = []
+        for place, request in enumerate(requests):
+            try:
+                admitted.append((place, admit(request, self._config)))
+            except RequestRefused as error:
+                refusals[place] = refusal(error)
+
+        import torch
+
+        encoded = self._encoder.encode_batch([history for _, history in admitted])
+        rows = torch.from_numpy(encoded.rows)
+        prompts = []
+        end = 0
+        for (place, history), length in zip(admitted, encoded.lengths.tolist(), strict=True):
+            begin, end = end, end + length
+            seen = np.unique(encoded.token_ids[begin + 1 : end])
+            seen = seen[seen < self._config.n_items]
+            count = requests[place].count
+            try:
+                check_count(count, len(seen), self._config)
+            except RequestRefused as error:
+                refusals[place] = refusal(error)
+                continue
+            prompts.append(
+                Prompt(
+                    place,
+                    {"type": "embeds", "prompt_embeds": rows[begin:end]},
+                    _sampling(count, seen_argument(seen)),
+                    count,
+                    len(history),
+                )
+            )
+        return prompts, refusals
+
+    def read(self, prompt: Prompt, output: RequestOutput) -> ListOutcome:
+        """The list in an output: its first log-probability is that of the sampled video, the best ones follow."""
+        best = output.outputs[0].logprobs
+        scores = best.logprobs[1 : 1 + prompt.count]
+        if not all(map(math.isfinite, scores)):
+            return refusal(RequestRefused("the model's scores are not finite"))
+        return ListResult(
+            video_ids=[self._catalog.video_id(index) for index in best.token_ids[1 : 1 + prompt.count]],
+            scores=scores,
+            sequence_length=prompt.events,
+            cached_tokens=output.num_cached_tokens or 0,
+        )
+
+
+def refusal(error: RequestRefused) -> ListRefusal:
+    """A refusal as it crosses process boundaries."""
+    return ListRefusal(type(error).__name__, str(error))
+
+
+def refused_by_engine(error: Exception) -> ListRefusal:
+    """The refusal of a request that vLLM itself does not take."""
+    return refusal(RequestRefused(str(error)))
+
+
+def _sampling(count: int, extra: dict[str, bytes]) -> SamplingParams:
+    """One greedy step whose log-probabilities are the list."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        temperature=0.0,
+        max_tokens=1,
+        logprobs=count,
+        flat_logprobs=True,
+        detokenize=False,
+        skip_clone=True,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        extra_args=extra,
+    )
