@@ -200,8 +200,7 @@ class UserState:
         if surplus <= 0:
             return
         end = surplus * _BLOCK_BYTES
-        ids = np.frombuffer(bytes(self.records[:end]), dtype=RECORD_DTYPE)["video_id_bytes"]
-        video_bytes = int(ids.sum(dtype=np.int64))
+        video_bytes = _video_bytes(bytes(self.records[:end]))
         # fresh buffers give the memory of the dropped blocks back
         self.records = bytearray(self.records[end:])
         self.videos = bytearray(self.videos[video_bytes:])
@@ -227,25 +226,27 @@ class UserState:
         self.dirty = True
 
     def changes(self) -> Iterator[Change]:
-        """What must be written so that the store holds this state; marks it clean, and as being written."""
+        """What must be written so that the store holds this state; marks it clean, and as being written.
+
+        The order matters: the changelog takes the changes one after another, and a crash may cut them anywhere. A tail
+        record never stands before the blocks it names, nor a block's deletion before the tail that names it no more.
+        """
         user = self.user_id
-        for number in self._dropped:
-            yield block_key(user, number), None
-        for number, block in self._sealed:
-            if number >= self.first_block:
-                yield block_key(user, number), block
-        self._dropped.clear()
-        self._sealed.clear()
+        sealed, self._sealed = self._sealed, []
+        dropped, self._dropped = self._dropped, []
         self.dirty = False
         self.writing += 1
-        sealed = len(self.records) // _BLOCK_BYTES
+        for number, block in sealed:
+            if number >= self.first_block:
+                yield block_key(user, number), block
+        sealed_blocks = len(self.records) // _BLOCK_BYTES
         yield (
             tail_key(user),
             _encode_tail(
                 Tail(
                     _VERSION,
                     self.first_block,
-                    sealed,
+                    sealed_blocks,
                     self.offset,
                     self.unserved,
                     self.unserved_since_ms,
@@ -253,11 +254,13 @@ class UserState:
                     self.timestamp_ms,
                     self.session_id,
                     self.traceparent,
-                    bytes(self.records[sealed * _BLOCK_BYTES :]),
+                    bytes(self.records[sealed_blocks * _BLOCK_BYTES :]),
                     bytes(self.videos[self._tail_videos :]),
                 )
             ),
         )
+        for number in dropped:
+            yield block_key(user, number), None
 
     @classmethod
     def from_store(cls, user_id: str, tail: Tail, blocks: list[bytes | None]) -> UserState:
@@ -271,11 +274,13 @@ class UserState:
                 raise CorruptState(f"user {user_id!r}: block {number} is missing or torn")
             state.records += block[:_BLOCK_BYTES]
             state.videos += block[_BLOCK_BYTES:]
-        if len(blocks) != tail.sealed_blocks or len(tail.records) % RECORD_BYTES:
-            raise CorruptState(f"user {user_id!r}: {len(blocks)} blocks, {tail.sealed_blocks} recorded")
         state._tail_videos = len(state.videos)
         state.records += tail.records
         state.videos += tail.videos
+        if len(blocks) != tail.sealed_blocks or len(tail.records) % RECORD_BYTES:
+            raise CorruptState(f"user {user_id!r}: {len(blocks)} blocks, {tail.sealed_blocks} recorded")
+        if _video_bytes(bytes(state.records)) != len(state.videos):
+            raise CorruptState(f"user {user_id!r}: records and video ids do not belong together")
         state.first_block = tail.first_block
         state.offset = tail.offset
         state.unserved = tail.unserved
@@ -285,3 +290,8 @@ class UserState:
         state.session_id = tail.session_id
         state.traceparent = tail.traceparent
         return state
+
+
+def _video_bytes(records: bytes) -> int:
+    """How long the video ids of these records are in all."""
+    return int(np.frombuffer(records, dtype=RECORD_DTYPE)["video_id_bytes"].sum(dtype=np.int64))

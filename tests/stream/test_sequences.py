@@ -1,0 +1,378 @@
+"""Promises of stream.sequences: a state is the plain fold of its events, in memory and out of the store."""
+
+from __future__ import annotations
+
+import math
+import struct
+
+import msgspec
+import pytest
+from dict_store import DictStore
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from strategies import ODD_IDS, events, identifiers
+
+from mtgr.history import RECORD_BYTES, History, event_digest
+from schemas.bounds import MAX_SECONDS, MAX_WATCH_RATIO
+from schemas.events import Event, Like, Watch
+from stream.sequences import (
+    CorruptState,
+    Tail,
+    UserState,
+    block_key,
+    list_id,
+    read_tail,
+    tail_key,
+    user_of_tail_key,
+)
+
+BLOCK = 16
+MAX_EVENTS = 32
+CAPACITY = 48  # 125 % of 32 in whole blocks
+
+
+def like(event_id: str, user_id: str = "u", **fields: object) -> Like:
+    return Like(**({"event_id": event_id, "user_id": user_id, "video_id": "v", "timestamp_ms": 0} | fields))  # type: ignore[arg-type]
+
+
+def folded(count: int, user_id: str = "u", max_events: int = MAX_EVENTS) -> UserState:
+    state = UserState(user_id)
+    for number in range(count):
+        assert state.fold(like(f"e{number}", video_id=f"v{number}"), number, number, None, max_events)
+    return state
+
+
+def store_of(state: UserState) -> DictStore:
+    store = DictStore()
+    store.apply(state.changes(), 0)
+    return store
+
+
+def history(state: UserState) -> tuple[bytes, list[str]]:
+    read = History.from_bytes(bytes(state.records), bytes(state.videos))
+    return read.records.tobytes(), read.video_ids
+
+
+class SequenceMachine(RuleBasedStateMachine):
+    """Events, lists, commits and restarts in any order, against a plain list of the events kept."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = UserState("u")
+        self.store = DictStore()
+        self.kept: list[Event] = []
+        self.unserved: list[int] = []  # arrivals of the events that no list was published for
+        self.asked = 0
+        self.number = 0
+        self.offset = -1
+        self.last: Event | None = None
+        self.session: str | None = None
+        self.durable: tuple[list[Event], list[int]] | None = None
+
+    def _fold(self, event: Event) -> None:
+        known = any(one.event_id == event.event_id for one in self.kept)
+        offset = self.offset + 1 + self.number % 3
+        arrived = 1_000 + self.number
+        traceparent = b"trace" if self.number % 2 else None
+        assert self.state.fold(event, offset, arrived, traceparent, MAX_EVENTS) is not known
+        self.number += 1
+        if known:
+            return
+        self.offset = offset
+        self.last = event
+        self.session = event.session_id or self.session
+        self.kept.append(event)
+        self.unserved.append(arrived)
+        if len(self.kept) > CAPACITY:
+            del self.kept[: (len(self.kept) - MAX_EVENTS) // BLOCK * BLOCK]
+        assert self.state.traceparent == traceparent
+
+    @rule(event=events(user_ids=st.just("u")))
+    def any_event(self, event: Event) -> None:
+        self._fold(event)
+
+    @rule(count=st.integers(1, 60))
+    def burst(self, count: int) -> None:
+        for _ in range(count):
+            self._fold(like(f"burst-{self.number}", video_id=f"v{self.number % 7}"))
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data())
+    def duplicate(self, data: st.DataObject) -> None:
+        again = data.draw(st.sampled_from(self.kept))
+        self._fold(like(again.event_id, video_id="another video", timestamp_ms=5))
+
+    @precondition(lambda self: self.unserved and not self.asked)
+    @rule()
+    def ask(self) -> None:
+        self.asked = len(self.unserved)
+        assert self.state.ask() == self.asked
+
+    @precondition(lambda self: self.asked)
+    @rule()
+    def withdraw(self) -> None:
+        self.state.withdraw()
+        self.asked = 0
+
+    @precondition(lambda self: self.asked)
+    @rule()
+    def serve(self) -> None:
+        self.state.served()
+        del self.unserved[: self.asked]
+        self.asked = 0
+
+    @rule()
+    def commit(self) -> None:
+        self.store.apply(self.state.changes(), 0)
+        assert self.state.pinned
+        self.state.writing -= 1
+        assert self.state.pinned is bool(self.unserved)
+        self.durable = (list(self.kept), list(self.unserved))
+
+    @rule()
+    def commit_and_restart(self) -> None:
+        self.commit()
+        loaded = self.store.load("u")
+        assert loaded is not None
+        assert not loaded.dirty
+        self.state = loaded
+        self.asked = 0
+
+    @invariant()
+    def state_is_the_fold(self) -> None:
+        state = self.state
+        expected = History.from_events(self.kept)
+        assert history(state) == (expected.records.tobytes(), expected.video_ids)
+        assert len(state) == len(self.kept) <= CAPACITY
+        assert state.first_block * BLOCK + len(self.kept) >= len(self.unserved)
+        assert state.offset == self.offset
+        assert state.unserved == len(self.unserved)
+        assert state.unserved_since_ms == (self.unserved[0] if self.unserved else 0)
+        assert (state.event_id, state.timestamp_ms) == (
+            (self.last.event_id, self.last.timestamp_ms) if self.last else ("", 0)
+        )
+        assert state.session_id == self.session
+
+    @invariant()
+    def store_is_the_last_commit(self) -> None:
+        if self.durable is None:
+            assert not self.store.values
+            return
+        kept, unserved = self.durable
+        loaded = self.store.load("u")
+        assert loaded is not None
+        expected = History.from_events(kept)
+        assert history(loaded) == (expected.records.tobytes(), expected.video_ids)
+        assert loaded.unserved == len(unserved)
+        assert loaded.unserved_since_ms == (unserved[0] if unserved else 0)
+        blocks = range(loaded.first_block, loaded.first_block + len(kept) // BLOCK)
+        assert self.store.values.keys() == {tail_key("u"), *(block_key("u", number) for number in blocks)}
+
+
+def test_a_state_is_the_fold_of_its_events_through_commits_and_restarts() -> None:
+    """Whatever the order of events, duplicates, lists, commits and restarts, nothing is lost, doubled or left behind.
+
+    The store never keeps a block of events that were cut off.
+    """
+    run_state_machine_as_test(
+        SequenceMachine, settings=settings(max_examples=60, stateful_step_count=40, deadline=None)
+    )
+
+
+@given(st.integers(0, 200), st.integers(1, 7).map(BLOCK.__mul__))
+def test_a_sequence_is_cut_by_blocks_and_never_outgrows_its_capacity(count: int, max_events: int) -> None:
+    """A sequence grows to 125 % of the limit in whole blocks, and a cut leaves less than a block above the limit."""
+    state = UserState("u")
+    longest = math.ceil(math.ceil(max_events * 1.25) / BLOCK) * BLOCK
+    for number in range(count):
+        before = len(state)
+        state.fold(like(f"e{number}", video_id=f"v{number}"), number, 0, None, max_events)
+        if before == longest:
+            assert max_events <= len(state) < max_events + BLOCK
+            assert (before + 1 - len(state)) % BLOCK == 0
+        else:
+            assert len(state) == before + 1
+    kept = range(state.first_block * BLOCK, count)
+    assert history(state)[1] == [f"v{number}" for number in kept]
+
+
+@given(st.integers(1, CAPACITY), st.integers(1, CAPACITY), st.booleans())
+def test_a_shorter_limit_cuts_a_stored_sequence(count: int, max_events: int, stored: bool) -> None:
+    """A sequence that was kept for a longer model is cut to a shorter one, in memory and in the store alike."""
+    state = folded(count)
+    store = store_of(state)
+    if stored:
+        loaded = store.load("u")
+        assert loaded is not None
+        state = loaded
+    state.cut(max_events)
+    assert min(count, max_events) <= len(state) < max_events + BLOCK
+    store.apply(state.changes(), 0)
+    again = store.load("u")
+    assert again is not None
+    assert history(again) == history(state)
+    assert history(again)[1] == [f"v{number}" for number in range(count - len(state), count)]
+    assert len(store.values) == 1 + len(state) // BLOCK
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.data())
+def test_a_torn_write_of_changes_loses_no_durable_state(bursts: list[int], data: st.DataObject) -> None:
+    """Where a crash lets only the first changes of a commit through, the state before or after it is read back whole.
+
+    Changes reach the changelog one after another, so every prefix of them must be a state that a restore understands.
+    """
+    state, store, number = UserState("u"), DictStore(), 0
+    before: tuple[bytes, list[str]] | None = None
+    for burst in bursts:
+        for _ in range(burst):
+            state.fold(like(f"e{number}", video_id=f"v{number}"), number, 0, None, MAX_EVENTS)
+            number += 1
+        changes = list(state.changes())
+        torn = DictStore(store.values)
+        torn.apply(changes[: data.draw(st.integers(0, len(changes)))], 0)
+        found = torn.load("u")
+        assert (history(found) if found else None) in (before, history(state))
+        store.apply(changes, 0)
+        before = history(state)
+
+
+@given(st.data())
+def test_an_event_rewrites_one_block_at_most(data: st.DataObject) -> None:
+    """What a commit writes for one more event does not grow with the history."""
+    count = data.draw(st.integers(0, CAPACITY - 1))
+    state = folded(count)
+    list(state.changes())
+    state.fold(like("new"), count, 0, None, MAX_EVENTS)
+    written = [value for _, value in state.changes() if value is not None]
+    assert len(written) <= 2
+    assert sum(map(len, written)) < BLOCK * (RECORD_BYTES + 4) + 100
+
+
+def test_bytes_that_merely_look_like_an_event_id_are_no_duplicate() -> None:
+    """An event whose digest happens to stand across two fields of another event is appended, once."""
+    for number in range(10_000):
+        seconds, ratio = struct.unpack("<ff", event_digest(f"e{number}"))
+        if 0 <= seconds <= MAX_SECONDS and 0 <= ratio <= MAX_WATCH_RATIO:
+            break
+    else:
+        pytest.fail("no digest reads as two valid floats")
+    disguise = Watch(
+        event_id="other",
+        user_id="u",
+        video_id="v",
+        timestamp_ms=0,
+        watch_seconds=seconds,
+        watch_ratio=ratio,
+    )
+    state = UserState("u")
+    assert state.fold(disguise, 0, 0, None, MAX_EVENTS)
+    assert event_digest(f"e{number}") in state.records
+    assert state.fold(like(f"e{number}"), 1, 0, None, MAX_EVENTS)
+    assert not state.fold(like(f"e{number}"), 2, 0, None, MAX_EVENTS)
+    assert len(state) == 2
+
+
+def test_a_duplicate_changes_nothing() -> None:
+    """A duplicate leaves a state clean and unowed, so that it costs no write and no list."""
+    state = folded(3)
+    store = store_of(state)
+    loaded = store.load("u")
+    assert loaded is not None
+    loaded.ask()
+    loaded.served()
+    list(loaded.changes())
+    loaded.writing -= 1
+    assert not loaded.fold(like("e1", session_id="s"), 9, 9, b"trace", MAX_EVENTS)
+    assert not loaded.dirty
+    assert not loaded.pinned
+    assert (loaded.offset, loaded.unserved, loaded.session_id, loaded.traceparent) == (2, 0, None, None)
+
+
+def test_an_event_that_was_cut_off_may_come_again() -> None:
+    """Deduplication reaches back as far as the sequence does, and no further."""
+    state = folded(CAPACITY + 1)
+    assert state.first_block == 1
+    assert state.fold(like("e0"), 100, 0, None, MAX_EVENTS)
+    assert not state.fold(like(f"e{CAPACITY}"), 101, 0, None, MAX_EVENTS)
+
+
+def test_late_events_stay_where_they_arrived() -> None:
+    """An event with an older timestamp is appended, so that nothing the model has cached is rewritten."""
+    state = UserState("u")
+    for offset, timestamp_ms in enumerate((50, 10, 30)):
+        state.fold(like(f"e{offset}", timestamp_ms=timestamp_ms), offset, 0, None, MAX_EVENTS)
+    times = History.from_bytes(bytes(state.records), bytes(state.videos)).records["timestamp_ms"]
+    assert times.tolist() == [50, 10, 30]
+    assert state.timestamp_ms == 30
+
+
+@given(st.lists(identifiers, min_size=2, max_size=6, unique=True), st.integers(0, 2**32 - 1))
+def test_keys_of_different_users_never_collide(users: list[str], number: int) -> None:
+    """No tail or block key of one user is a key of another, whatever bytes their ids hold."""
+    keys = [key for user in users for key in (tail_key(user), block_key(user, number), block_key(user, 0))]
+    assert len(set(keys)) == len(users) * (2 if number == 0 else 3)
+    for user in users:
+        assert user_of_tail_key(tail_key(user)) == user
+        assert user_of_tail_key(block_key(user, number)) is None
+
+
+id_parts = st.text(alphabet="1:ab", min_size=1, max_size=6) | st.sampled_from(ODD_IDS)
+
+
+@given(id_parts, id_parts, id_parts, id_parts)
+def test_a_list_id_stands_for_one_user_and_event(user: str, event: str, user2: str, event2: str) -> None:
+    """The same user and event always give the same list id, and no other pair gives it."""
+    assert list_id(user, event) == list_id(user, event)
+    assume((user, event) != (user2, event2))
+    assert list_id(user, event) != list_id(user2, event2)
+
+
+def test_list_ids_are_the_same_in_every_release() -> None:
+    """A list made again after an upgrade has the id that consumers know: the formula is part of the wire."""
+    assert list_id("u-1042", "b7c1f1e2-0004") == "e9c0ba2eb4c1443f0c733a666f9fb3ba"
+
+
+@given(st.integers(BLOCK, CAPACITY), st.data())
+def test_damaged_blocks_are_refused(count: int, data: st.DataObject) -> None:
+    """A sealed block that is missing, torn or of another length raises CorruptState instead of a wrong history."""
+    store = store_of(folded(count))
+    key = block_key("u", data.draw(st.integers(0, count // BLOCK - 1)))
+    block = store.values.pop(key)
+    damage = data.draw(st.sampled_from(["missing", "torn", "longer"]))
+    if damage == "torn":
+        store.values[key] = block[: data.draw(st.integers(0, len(block) - 1))]
+    elif damage == "longer":
+        store.values[key] = block + data.draw(st.binary(min_size=1, max_size=40))
+    with pytest.raises(CorruptState, match="user 'u'"):
+        store.load("u")
+
+
+@given(st.integers(1, CAPACITY), st.data())
+def test_damaged_tails_are_refused(count: int, data: st.DataObject) -> None:
+    """A tail record that is cut short, of another version or of no form at all raises CorruptState."""
+    tail = store_of(folded(count)).values[tail_key("u")]
+    cut = tail[: data.draw(st.integers(0, len(tail) - 1))]
+    for value in (cut, b"\x91\x02", b"\xc0", b"{}", data.draw(st.binary(max_size=30))):
+        with pytest.raises(CorruptState, match="tail record"):
+            read_tail(value)
+    changed = read_tail(tail)
+    for field in ("records", "videos"):
+        fields = {name: getattr(changed, name) for name in Tail.__struct_fields__}
+        fields[field] += b"x"
+        blocks = [store_of(folded(count)).values.get(block_key("u", i)) for i in range(changed.sealed_blocks)]
+        with pytest.raises(CorruptState, match="user 'u'"):
+            UserState.from_store("u", Tail(**fields), blocks)
+
+
+def test_a_tail_of_another_version_says_so() -> None:
+    """State written by a newer program is named as such, and not misread."""
+    values = [2, 0, 0, 0, 0, 0, "e", 0, None, None, b"", b""]
+    with pytest.raises(CorruptState, match="has version 2, this program reads 1"):
+        read_tail(msgspec.msgpack.encode(values))

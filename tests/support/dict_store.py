@@ -1,0 +1,41 @@
+"""A StateStore in a dict, with the same bytes in and out as the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from stream.sequences import Change, UserState, block_key, read_tail, tail_key, user_of_tail_key
+
+
+class DictStore:
+    """User states in a dict; `values` may be handed on to another store, as files are to the next process."""
+
+    def __init__(self, values: Mapping[bytes, bytes] | None = None, checkpoint: int = 0) -> None:
+        self.values = dict(values or {})
+        self.checkpoint = checkpoint
+        self.closed = False
+
+    def load(self, user_id: str) -> UserState | None:
+        value = self.values.get(tail_key(user_id))
+        if value is None:
+            return None
+        tail = read_tail(value)
+        keys = [block_key(user_id, tail.first_block + i) for i in range(tail.sealed_blocks)]
+        return UserState.from_store(user_id, tail, [self.values.get(key) for key in keys])
+
+    def apply(self, changes: Iterable[Change], checkpoint: int) -> None:
+        for key, value in changes:
+            if value is None:
+                self.values.pop(key, None)
+            else:
+                self.values[key] = value
+        self.checkpoint = checkpoint
+
+    def scan(self) -> Iterator[tuple[str, bool]]:
+        for key, value in sorted(self.values.items()):
+            user_id = user_of_tail_key(key)
+            if user_id is not None:
+                yield user_id, read_tail(value).unserved > 0
+
+    def close(self) -> None:
+        self.closed = True
