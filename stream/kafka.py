@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -100,6 +101,11 @@ async def connected(client: Client, kafka: KafkaSettings) -> AsyncIterator[Clien
         yield client
     finally:
         await client.stop()
+
+
+def quieten() -> None:
+    """Keep to the log what goes wrong: a person at a tool has no use for the steps of a connection."""
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
 
 
 def is_connection_error(error: BaseException) -> bool:

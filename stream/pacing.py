@@ -11,7 +11,9 @@ class Pace(Protocol):
     """Says of one event after another how long it has still to wait."""
 
     def delay(self, now: float, timestamp_ms: int) -> float:
-        """Seconds from `now`, on any steady clock, until the event of this time may be sent; 0 or less is at once."""
+        """Seconds from `now`, on any steady clock, until the event of this time may be sent; 0 or less is at
+        once.
+        """
 
 
 class Unpaced:
@@ -23,7 +25,9 @@ class Unpaced:
 
 
 class RatePace:
-    """A token bucket: so many events a second, and what a stall kept back is made up for BURST_SECONDS at most."""
+    """A token bucket: so many events a second, and what a stall kept back is made up for BURST_SECONDS at
+    most.
+    """
 
     def __init__(self, events_per_second: float) -> None:
         self._interval = 1.0 / events_per_second

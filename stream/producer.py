@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from threading import Thread
 from time import monotonic
@@ -11,18 +13,20 @@ from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from aiokafka.partitioner import murmur2
 
 from schemas.codecs import CONTENT_TYPE_HEADER, ContentType, encode_event
 from schemas.events import Event
-from stream.kafka import connected, producer_options
+from stream.kafka import producer_options, start
 from stream.pacing import Pace
+from stream.partitioning import partition_of
 from stream.settings import KafkaSettings
+from stream.topics import partition_count
 
 BATCH_BYTES: Final = 256 * 1024
 # Events are sent in bunches of at least this much time: one request for each would be far slower.
 _TICK_SECONDS: Final = 0.01
 _SAVE_SECONDS: Final = 1.0
+_STOP_SECONDS: Final = 5.0
 _KNOWN_USERS: Final = 200_000
 
 T = TypeVar("T")
@@ -32,21 +36,22 @@ class SendFailed(Exception):
     """Kafka refused events, or could not be reached for too long."""
 
 
+@dataclass(slots=True)
 class Sent:
-    """How far a producer has come; `acknowledged` counts the events before the first that is not."""
+    """How far a producer has come."""
 
-    def __init__(self) -> None:
-        self.events = 0
-        self.acknowledged = 0
-        self.timestamp_ms = 0
-        """Time of the last event sent."""
+    events: int = 0
+    acknowledged: int = 0
+    """Events before the first that Kafka has not acknowledged."""
+    timestamp_ms: int = 0
+    """Time of the last event sent."""
 
 
 class EventProducer:
     """One run through a log.
 
-    Every batch of a partition waits for the one before, so that events of a user arrive in the log's order, and the
-    producer is idempotent, so that a retried batch is not there twice.
+    Every batch of a partition waits for the one before, so that events of a user arrive in the log's order,
+    and the producer is idempotent, so that a retried batch is not there twice.
     """
 
     def __init__(
@@ -71,34 +76,42 @@ class EventProducer:
         self._in_flight: set[_Batch] = set()
 
     def stop(self) -> None:
-        """Let `run` send what it has begun and return."""
+        """Let `run` send what it has taken from the log, and return."""
         self._stop.set()
 
     async def run(self, bunches: Iterator[Sequence[Event]]) -> None:
         """Send the events of all bunches, or those until `stop`, and wait until Kafka has acknowledged them.
 
-        Reading goes on in a thread of its own, where it may block. Raises SendFailed, KafkaUnreachable and whatever
-        the reading raises; `sent` says in any case what was acknowledged.
+        Reading goes on in a thread of its own, where it may block. Raises SendFailed, KafkaUnreachable and
+        whatever the reading raises; `sent` says in any case what was acknowledged.
         """
+        partitions = await partition_count(self._kafka, self._topic)
         options = {**producer_options(self._kafka), "max_batch_size": BATCH_BYTES}
-        async with connected(AIOKafkaProducer(**options), self._kafka) as producer:
+        producer = AIOKafkaProducer(**options)
+        await start(producer, self._kafka)
+        reporting = asyncio.create_task(self._report())
+        try:
             try:
-                partitions = len(await producer.partitions_for(self._topic))
-                reporting = asyncio.create_task(self._report())
-                try:
-                    await self._send_all(producer, partitions, bunches)
-                finally:
-                    reporting.cancel()
-                    await self._flush(producer)
-                    self._acknowledge()
-                    self._on_progress(self.sent)
-            except KafkaError as error:
-                raise SendFailed(f"topic {self._topic}: {type(error).__name__}: {error}") from error
+                await self._send_all(producer, partitions, bunches)
+            finally:
+                await self._flush(producer)
+        except TimeoutError:
+            seconds = self._kafka.connect_timeout_seconds
+            raise SendFailed(f"topic {self._topic}: Kafka took no events for {seconds:g} seconds") from None
+        except KafkaError as error:
+            raise SendFailed(f"topic {self._topic}: {type(error).__name__}: {error}") from error
+        finally:
+            reporting.cancel()
+            self._acknowledge()
+            self._on_progress(self.sent)
+            # a producer whose broker is gone would wait for it without end
+            with suppress(TimeoutError):
+                await asyncio.wait_for(producer.stop(), _STOP_SECONDS)
 
     async def _send_all(
         self, producer: AIOKafkaProducer, partitions: int, bunches: Iterator[Sequence[Event]]
     ) -> None:
-        partition_of = lru_cache(_KNOWN_USERS)(lambda user_id: _partition(user_id, partitions))
+        route = lru_cache(_KNOWN_USERS)(lambda user_id: _route(user_id, partitions))
         stopped = asyncio.create_task(self._stop.wait())
         sent, headers, content_type = self.sent, self._headers, self._content_type
         delay = self._pace.delay
@@ -110,7 +123,7 @@ class EventProducer:
                         await asyncio.wait([stopped], timeout=max(wait, _TICK_SECONDS))
                     if self._stop.is_set():
                         return
-                    partition, key = partition_of(event.user_id)
+                    partition, key = route(event.user_id)
                     value = encode_event(event, content_type)
                     batch = self._filling.get(partition)
                     if batch is None or not batch.add(key, value, headers):
@@ -129,15 +142,16 @@ class EventProducer:
         """Hand a batch to Kafka, as soon as the one before it is on its way."""
         batch = self._filling.pop(partition)
         self._in_flight.add(batch)
-        future = await producer.send_batch(batch.builder, self._topic, partition=partition)
+        async with asyncio.timeout(self._kafka.connect_timeout_seconds):
+            future = await producer.send_batch(batch.builder, self._topic, partition=partition)
         future.add_done_callback(lambda done: self._done(batch, done))
 
     def _done(self, batch: _Batch, future: asyncio.Future[Any]) -> None:
-        error = future.exception()
-        if error is None:
-            self._in_flight.discard(batch)
-        else:  # it stays in flight: what was sent after it is not acknowledged either
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
             self._failure = self._failure or error
+        elif not future.cancelled():
+            self._in_flight.discard(batch)
 
     async def _flush_begun(self, producer: AIOKafkaProducer) -> None:
         for partition in list(self._filling):
@@ -146,7 +160,8 @@ class EventProducer:
     async def _flush(self, producer: AIOKafkaProducer) -> None:
         if self._failure is None:
             await self._flush_begun(producer)
-        await producer.flush()
+        async with asyncio.timeout(self._kafka.connect_timeout_seconds):
+            await producer.flush()
         await asyncio.sleep(0)  # the callbacks of what was flushed
         if self._failure is not None:
             raise self._failure
@@ -174,14 +189,15 @@ class _Batch:
         return self.builder.append(timestamp=None, key=key, value=value, headers=headers) is not None
 
 
-def _partition(user_id: str, partitions: int) -> tuple[int, bytes]:
-    """As Kafka's own clients do, so that a user's events stay together whoever sends them."""
+def _route(user_id: str, partitions: int) -> tuple[int, bytes]:
     key = user_id.encode()
-    return (murmur2(key) & 0x7FFFFFFF) % partitions, key
+    return partition_of(key, partitions), key
 
 
 def _in_thread(function: Callable[[], T]) -> asyncio.Future[T]:
-    """Run a function that may block in a thread which, unlike those of asyncio, does not keep the process alive."""
+    """Run a function that may block in a thread which, unlike those of asyncio, does not keep the process
+    alive.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -198,7 +214,8 @@ def _in_thread(function: Callable[[], T]) -> asyncio.Future[T]:
             outcome: tuple[T | None, BaseException | None] = (function(), None)
         except BaseException as error:  # noqa: BLE001 - it is raised where the future is awaited
             outcome = (None, error)
-        loop.call_soon_threadsafe(settle, *outcome)
+        with suppress(RuntimeError):  # nobody waits any more, and the loop is closed
+            loop.call_soon_threadsafe(settle, *outcome)
 
     Thread(target=work, daemon=True).start()
     return future

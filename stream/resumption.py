@@ -18,7 +18,9 @@ _SAMPLED_BYTES: Final = 1 << 20
 
 
 class InputFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file is known by: its length, and the digest of its first and last MiB. It may be moved and renamed."""
+    """What a file is known by: its length, and the digest of its first and last MiB. It may be moved and
+    renamed.
+    """
 
     path: str
     bytes: int
@@ -53,7 +55,8 @@ class Position(Struct, frozen=True, forbid_unknown_fields=True):
         return cls(tuple(InputFile.of(path) for path in paths), topic, mapping, 0)
 
     def resumed_from(self, file: Path) -> Position:
-        """This position moved to where `file` says that the same input stood; as it is, where there is no such file.
+        """This position moved to where `file` says that the same input stood; as it is, where there is no
+        such file.
 
         Raises InputError if the file is damaged, or tells of another input, topic or mapping.
         """
@@ -70,7 +73,9 @@ class Position(Struct, frozen=True, forbid_unknown_fields=True):
             raise InputError(f"{file}: was kept for {len(kept.inputs)} files, not {len(self.inputs)}{over}")
         for was, is_ in zip(kept.inputs, self.inputs, strict=True):
             if (was.bytes, was.digest) != (is_.bytes, is_.digest):
-                raise InputError(f"{is_.path}: is not what {file} was kept for: {_difference(was, is_)}{over}")
+                raise InputError(
+                    f"{is_.path}: is not what {file} was kept for: {_difference(was, is_)}{over}"
+                )
         if kept.topic != self.topic:
             raise InputError(f"{file}: was kept for topic {kept.topic}, not {self.topic}{over}")
         if kept.mapping != self.mapping:

@@ -14,7 +14,7 @@ from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixe
 
 from mtgr.errors import InputError
 from stream.kafka import client_options, connected
-from stream.settings import Settings
+from stream.settings import KafkaSettings, Settings
 
 Role = Literal["events", "lists", "dead_letters", "changelog"]
 Outcome = Literal["ready", "created", "missing", "wrong"]
@@ -127,6 +127,15 @@ async def review_topics(settings: Settings, *, create: bool) -> list[TopicReport
         else report
         for report in reports
     ]
+
+
+async def partition_count(kafka: KafkaSettings, name: str) -> int:
+    """How many partitions a topic has; raises InputError where there is no such topic, and never creates one."""
+    async with connected(_Admin(**client_options(kafka)), kafka) as admin:
+        found = await _describe(admin)
+    if name not in found:
+        raise InputError(f"there is no topic {name}: create it by mtgr-stream topics")
+    return found[name].partitions
 
 
 class _Admin(AIOKafkaAdminClient):  # type: ignore[misc]

@@ -53,10 +53,13 @@ def read_wire_log(path: Path, on_invalid: Callable[[InputError], None] | None) -
 
 
 def decode_lines(
-    lines: Iterable[bytes], source: str, on_invalid: Callable[[InputError], None] | None
+    lines: Iterable[bytes],
+    source: str,
+    on_invalid: Callable[[InputError], None] | None,
+    first_line: int = 1,
 ) -> Iterator[Event]:
     """Decode events from JSON lines, in their order; errors name `source` and the line."""
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=first_line):
         try:
             yield decode_event(line)
         except UndecodableEvent as error:

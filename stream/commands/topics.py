@@ -9,6 +9,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from stream.kafka import quieten
+from stream.observability import configure_logging
 from stream.settings import Settings, settings_options
 from stream.topics import TopicReport, review_topics
 
@@ -26,6 +28,8 @@ def command(settings: Settings, check: bool) -> int:
     Topics that exist are never changed. Exit code 2 where a topic has the wrong partitions or cleanup
     policy, or with --check is missing.
     """
+    configure_logging(settings.log)
+    quieten()
     reports = asyncio.run(review_topics(settings, create=not check))
     # a pipe is as wide as the table
     console = Console() if sys.stdout.isatty() else Console(width=_PIPE_COLUMNS)
