@@ -184,7 +184,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
             changelog_records=records,
             seconds=round(seconds, 3),
         )
-        partition.begin(users, owed, time.monotonic())
+        partition.begin(users, owed)
         self._health.ready(_component(tp))
         self._consumer.resume(tp)
         if self._on_running is not None:

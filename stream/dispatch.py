@@ -145,7 +145,7 @@ class Dispatcher:
             log.warning("lists_not_published", lists=len(lists), error=str(error) or type(error).__name__)
             for partition, pending in served:
                 if partition.phase is not Phase.CLOSED:
-                    partition.withdraw(pending, time.monotonic())
+                    partition.withdraw(pending)
             return
         metrics.lists.inc(len(lists))
         now_ms = time.time_ns() // 1_000_000

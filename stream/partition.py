@@ -114,11 +114,11 @@ class Partition:
         """Users who wait for a list."""
         return len(self.triggers)
 
-    def begin(self, users: int, owed: Sequence[str], now: float) -> None:
+    def begin(self, users: int, owed: Sequence[str]) -> None:
         """The restore is complete: lists owed from before are due at once."""
         self.cache.users = users
         for user_id in owed:
-            self.triggers.owe(user_id, now)
+            self.triggers.owe(user_id)
         self.phase = Phase.RUNNING
 
     def fold(self, records: Sequence[Any], now: float) -> FoldCounts:
@@ -221,11 +221,11 @@ class Partition:
         self._dirty[state.user_id] = state
         self._release(pending)
 
-    def withdraw(self, pending: PendingList, now: float) -> None:
+    def withdraw(self, pending: PendingList) -> None:
         """The list could not be made or published now: it stays owed, and is due again at once."""
         pending.state.withdraw()
         self._release(pending)
-        self.triggers.owe(pending.state.user_id, now)
+        self.triggers.owe(pending.state.user_id)
 
     def _release(self, pending: PendingList) -> None:
         self.in_flight -= 1

@@ -6,9 +6,12 @@ whichever comes first. However many events fall into that window, one list serve
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
+from typing import Final
 
 from msgspec import Struct
+
+_STALE_ENTRIES: Final = 64  # heap entries that may have lost their meaning before the heap is made anew
 
 
 class TriggerRules(Struct, frozen=True):
@@ -20,14 +23,18 @@ class TriggerRules(Struct, frozen=True):
 
 
 class _Window:
-    """A user's unserved events: when the first and the last came, and how many."""
+    """A user's unserved events: when the first and the last came, and how many.
 
-    __slots__ = ("count", "first", "last")
+    `queued` is the time of the window's entry in the heap, None while it has none; any other entry is stale.
+    """
+
+    __slots__ = ("count", "first", "last", "queued")
 
     def __init__(self, now: float, count: int) -> None:
         self.first = now
         self.last = now
         self.count = count
+        self.queued: float | None = None
 
 
 class TriggerQueue:
@@ -45,7 +52,7 @@ class TriggerQueue:
 
     def __len__(self) -> int:
         """How many users wait, those whose list is being made included."""
-        return len(self._windows.keys() | self._busy) if self._busy else len(self._windows)
+        return len(self._windows) + sum(user_id not in self._windows for user_id in self._busy)
 
     def note(self, user_id: str, now: float) -> None:
         """An event of this user was folded in."""
@@ -55,46 +62,53 @@ class TriggerQueue:
             window.count += 1
             if window.count == self._rules.min_events and user_id not in self._busy:
                 # the quiet period counts from here on, which can only bring the deadline forward
-                heappush(self._heap, (self._deadline(window), user_id))
+                self._queue(user_id, window)
             return
         window = self._windows[user_id] = _Window(now, 1)
         if user_id not in self._busy:
             self._queue(user_id, window)
 
-    def owe(self, user_id: str, now: float) -> None:
-        """This user has been owed a list since before the daemon started: it is due at once."""
-        window = self._windows[user_id] = _Window(now - self._rules.max_wait, self._rules.min_events)
+    def owe(self, user_id: str) -> None:
+        """A list of this user was due before: it is due at once, and before all others."""
+        window = self._windows[user_id] = _Window(float("-inf"), self._rules.min_events)
         self._queue(user_id, window)
 
     def next_deadline(self) -> float | None:
-        """When the next user may be due; None while nobody waits. Never later than the true moment."""
-        return self._heap[0][0] if self._heap else None
+        """When the next user is due; None while nobody waits."""
+        heap, windows = self._heap, self._windows
+        while heap:
+            at, user_id = heap[0]
+            window = windows.get(user_id)
+            if window is None or window.queued != at:
+                heappop(heap)
+                continue
+            deadline = self._deadline(window)
+            if deadline <= at:
+                return at
+            window.queued = deadline  # later events have put it off
+            heapreplace(heap, (deadline, user_id))
+        return None
 
     def take(self, now: float) -> str | None:
         """Take the user whose deadline is the oldest of those that have passed; None if nobody is due.
 
         A user taken is busy until `release` and is not due again before.
         """
-        heap = self._heap
-        while heap and heap[0][0] <= now:
-            _, user_id = heappop(heap)
-            window = self._windows.get(user_id)
-            if window is None or user_id in self._busy:
-                continue  # an entry that a later one overtook
-            deadline = self._deadline(window)
-            if deadline > now:
-                heappush(heap, (deadline, user_id))
-                continue
-            del self._windows[user_id]
-            self._busy.add(user_id)
-            return user_id
-        return None
+        deadline = self.next_deadline()
+        if deadline is None or deadline > now:
+            return None
+        _, user_id = heappop(self._heap)
+        del self._windows[user_id]
+        self._busy.add(user_id)
+        return user_id
 
     def hurry(self) -> None:
         """Everyone who waits is due now: no further event will come."""
-        self._heap = [(float("-inf"), user_id) for user_id in self._windows if user_id not in self._busy]
         for window in self._windows.values():
             window.first = float("-inf")
+            if window.queued is not None:
+                window.queued = window.first
+        self._rebuild()
 
     def release(self, user_id: str) -> None:
         """The list of a busy user is published or given up; events that came meanwhile count from their arrival."""
@@ -104,7 +118,16 @@ class TriggerQueue:
             self._queue(user_id, window)
 
     def _queue(self, user_id: str, window: _Window) -> None:
-        heappush(self._heap, (self._deadline(window), user_id))
+        window.queued = self._deadline(window)
+        heappush(self._heap, (window.queued, user_id))
+        if len(self._heap) > 2 * len(self._windows) + _STALE_ENTRIES:
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        self._heap = [
+            (window.queued, user_id) for user_id, window in self._windows.items() if window.queued is not None
+        ]
+        heapify(self._heap)
 
     def _deadline(self, window: _Window) -> float:
         latest = window.first + self._rules.max_wait
