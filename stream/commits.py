@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from msgspec import Struct
 
 from schemas.codecs import CONTENT_TYPE_HEADER, JSON, encode_list
@@ -61,8 +61,10 @@ class CommitCycle(Protocol):
 class AtLeastOnce:
     """The CommitCycle that never loses and, after a crash, may repeat: consumers deduplicate by list_id."""
 
-    def __init__(self, settings: Settings, consumer: AIOKafkaConsumer) -> None:
+    def __init__(self, settings: Settings, consumer: AIOKafkaConsumer, max_dead_letter_bytes: int) -> None:
+        """`max_dead_letter_bytes` is what the dead-letter topic takes, its max.message.bytes."""
         self._settings = settings
+        self._max_dead_letter_bytes = min(max_dead_letter_bytes, _REQUEST_BYTES)
         self._consumer = consumer
         self._topics = settings.topics
         self._changelog = settings.changelog_topic
@@ -134,11 +136,11 @@ class AtLeastOnce:
         partitions = await producer.partitions_for(self._topics.dead_letters)
         sent = []
         for record in dead:  # in order, to the partition of the same number, so that the order is kept
-            try:
-                sent.append(await self._send_dead(producer, record, len(partitions), record.value))
-            except MessageSizeTooLargeError:
-                # too long for a request with its headers: the headers say where the whole record stands
-                sent.append(await self._send_dead(producer, record, len(partitions), None))
+            # too long for the topic with its reason beside it: the headers say where the whole record stands
+            fits = record.nbytes <= self._max_dead_letter_bytes
+            sent.append(
+                await self._send_dead(producer, record, len(partitions), record.value if fits else None)
+            )
         await _all(sent)
 
     async def _send_dead(

@@ -98,12 +98,12 @@ class Daemon:
             health=self.health,
         )
         stack.push_async_callback(generator.close)
-        await self._unless_stopped(ensure_topics(settings))
+        topics = {report.topic.role: report for report in await self._unless_stopped(ensure_topics(settings))}
         self.health.ready("kafka")
         model = await self._unless_stopped(generator.start())
 
         consumer = events_consumer(settings)
-        cycle = AtLeastOnce(settings, consumer)
+        cycle = AtLeastOnce(settings, consumer, int(topics["dead_letters"].configs["max.message.bytes"]))
         assignment = self._assignment(consumer, model)
         committer = self._committer(consumer, cycle)
         guard = DeadLetterGuard(settings.stream.dead_letter_window, settings.stream.dead_letter_share_limit)

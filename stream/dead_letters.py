@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -10,6 +10,9 @@ from schemas.dead_letters import DeadLetter
 from schemas.errors import Stage
 from schemas.lists import TriggerEvent
 from stream.errors import Fatal
+
+_HEADER_BYTES: Final = 10  # two lengths as varints
+_BATCH_BYTES: Final = 61 + 36  # the head of a batch, and a record's own lengths and deltas
 
 
 class DeadRecord(Struct, frozen=True):
@@ -50,6 +53,14 @@ class DeadRecord(Struct, frozen=True):
         if record is None:
             return cls(letter, user_id.encode(), None, trigger.timestamp_ms, ())
         return cls(letter, record.key, record.value, record.timestamp, tuple(record.headers))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that this takes in a topic as a record alone in its batch, at most."""
+        headers = sum(
+            len(name.encode()) + len(value or b"") + _HEADER_BYTES for name, value in self.all_headers()
+        )
+        return len(self.key or b"") + len(self.value or b"") + headers + _BATCH_BYTES
 
     def all_headers(self) -> list[tuple[str, bytes | None]]:
         """The record's own headers, then the reason."""

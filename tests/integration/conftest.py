@@ -9,8 +9,11 @@ from uuid import uuid4
 
 import pytest
 from brokers import Broker, BrokerKind, choose_brokers, running
+from checkpoints import tiny_checkpoint
+from daemons import Deployment, deployed
 from records import TopicNames, create_topic
 
+from mtgr.reference import ReferenceRecommender
 from stream.demo.broker import KafkaUnavailable
 
 
@@ -80,3 +83,22 @@ async def topics(kafka: str, topic_names: TopicNames) -> TopicNames:
         await create_topic(kafka, name, partitions=2)
     await create_topic(kafka, topic_names.changelog, partitions=2, config={"cleanup.policy": "compact"})
     return topic_names
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint of random weights."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def reference(checkpoint: Path) -> ReferenceRecommender:
+    """The model of `checkpoint` in plain torch, to compare lists with."""
+    return ReferenceRecommender(checkpoint)
+
+
+@pytest.fixture
+def deployment(kafka: str, topics: TopicNames, checkpoint: Path, tmp_path: Path) -> Iterator[Deployment]:
+    """Daemons on the shared broker, on topics of the test's own; gone when the test ends."""
+    with deployed(kafka, topics, checkpoint, tmp_path) as deployment:
+        yield deployment

@@ -1,0 +1,64 @@
+"""Generators that serve the reference model and misbehave as a test tells them to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from mtgr.errors import EngineFailed
+from mtgr.reference import ReferenceRecommender
+from mtgr.requests import ListOutcome, ListRequest, ModelInfo
+
+
+@dataclass
+class Script:
+    """What every generator made by `make` does, changed by the test as it goes."""
+
+    reference: ReferenceRecommender
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    """Batches wait here: clear it to hang."""
+    breaks: Callable[[Sequence[ListRequest]], bool] = lambda requests: False
+    """Whether a batch kills the engine."""
+    batches: list[list[str]] = field(default_factory=list)
+    """The users of each batch that was asked for."""
+    starts: int = 0
+    most_users: int = 0
+    """The most users at the generator at once."""
+    _users: int = 0
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+
+    def make(self) -> ScriptedGenerator:
+        """A generator, as a factory makes it."""
+        return ScriptedGenerator(self)
+
+
+class ScriptedGenerator:
+    """One engine's life: after it broke it fails every request."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self._broken = False
+
+    async def start(self) -> ModelInfo:
+        self._script.starts += 1
+        return self._script.reference.checkpoint.info
+
+    async def recommend(self, requests: Sequence[ListRequest]) -> list[ListOutcome]:
+        script = self._script
+        script.batches.append([request.user_id for request in requests])
+        script._users += len(requests)
+        script.most_users = max(script.most_users, script._users)
+        try:
+            await script.gate.wait()
+            if self._broken or script.breaks(requests):
+                self._broken = True
+                raise EngineFailed("the scripted engine died")
+            return await asyncio.to_thread(script.reference.recommend, list(requests))
+        finally:
+            script._users -= len(requests)
+
+    async def close(self) -> None:
+        self._broken = True
