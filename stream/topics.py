@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
+from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 from msgspec import Struct
 from msgspec.structs import replace
-from tenacity import AsyncRetrying, retry_if_result, stop_after_delay, wait_fixed
+from tenacity import AsyncRetrying, retry_if_exception, retry_if_result, stop_after_delay, wait_fixed
 
 from mtgr.errors import InputError
-from stream.kafka import client_options, connected
+from stream.kafka import client_options, connected, is_connection_error
 from stream.settings import KafkaSettings, Settings
 
 Role = Literal["events", "lists", "dead_letters", "changelog"]
@@ -136,6 +137,23 @@ async def partition_count(kafka: KafkaSettings, name: str) -> int:
     if name not in found:
         raise InputError(f"there is no topic {name}: create it by mtgr-stream topics")
     return found[name].partitions
+
+
+async def committed_offsets(kafka: KafkaSettings, group: str) -> dict[TopicPartition, tuple[int, str]]:
+    """The offset and the metadata that a consumer group has committed for each partition.
+
+    Raises KafkaUnreachable where no broker answers, KafkaError where the group cannot be read.
+    """
+    attempts = AsyncRetrying(
+        # the first group of a cluster finds that its coordinator is still to be made
+        retry=retry_if_exception(is_connection_error),
+        wait=wait_fixed(_POLL_SECONDS),
+        stop=stop_after_delay(kafka.connect_timeout_seconds),
+        reraise=True,
+    )
+    async with connected(_Admin(**client_options(kafka)), kafka) as admin:
+        found: dict[TopicPartition, Any] = await attempts(admin.list_consumer_group_offsets, group)
+    return {tp: (commit.offset, commit.metadata) for tp, commit in found.items()}
 
 
 class _Admin(AIOKafkaAdminClient):  # type: ignore[misc]
