@@ -136,20 +136,17 @@ class AtLeastOnce:
         partitions = await producer.partitions_for(self._topics.dead_letters)
         sent = []
         for record in dead:  # in order, to the partition of the same number, so that the order is kept
-            # too long for the topic with its reason beside it: the headers say where the whole record stands
-            fits = record.nbytes <= self._max_dead_letter_bytes
-            sent.append(
-                await self._send_dead(producer, record, len(partitions), record.value if fits else None)
-            )
+            fitting = record.fitting(self._max_dead_letter_bytes)
+            sent.append(await self._send_dead(producer, fitting, len(partitions)))
         await _all(sent)
 
     async def _send_dead(
-        self, producer: AIOKafkaProducer, record: DeadRecord, partitions: int, value: bytes | None
+        self, producer: AIOKafkaProducer, record: DeadRecord, partitions: int
     ) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = await producer.send(
             self._topics.dead_letters,
-            value,
-            key=record.key if record.key is not None or value is not None else b"",
+            record.value,
+            key=record.key if record.key is not None or record.value is not None else b"",
             partition=record.letter.partition % partitions,
             timestamp_ms=record.timestamp_ms,
             headers=record.all_headers(),

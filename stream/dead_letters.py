@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from schemas.dead_letters import DeadLetter
 from schemas.errors import Stage
@@ -54,8 +54,18 @@ class DeadRecord(Struct, frozen=True):
             return cls(letter, user_id.encode(), None, trigger.timestamp_ms, ())
         return cls(letter, record.key, record.value, record.timestamp, tuple(record.headers))
 
-    @property
-    def nbytes(self) -> int:
+    def fitting(self, max_bytes: int) -> DeadRecord:
+        """This record, or as much of it as a topic takes: without its value, or else with nothing but the reason.
+
+        The reason tells where the whole record stands.
+        """
+        without_value = structs.replace(self, value=None)
+        for record in (self, without_value):
+            if record._nbytes() <= max_bytes:
+                return record
+        return structs.replace(without_value, key=None, headers=())
+
+    def _nbytes(self) -> int:
         """Bytes that this takes in a topic as a record alone in its batch, at most."""
         headers = sum(
             len(name.encode()) + len(value or b"") + _HEADER_BYTES for name, value in self.all_headers()
