@@ -19,6 +19,7 @@ from xxhash import xxh3_64_digest, xxh3_128_hexdigest
 from mtgr.config import BLOCK_EVENTS, capacity
 from mtgr.history import RECORD_BYTES, RECORD_DTYPE, pack_event
 from schemas.events import Event
+from stream.errors import Fatal
 
 _BLOCK_BYTES: Final = BLOCK_EVENTS * RECORD_BYTES
 _TAIL_PREFIX: Final = b"t"
@@ -71,7 +72,7 @@ _encode_tail = msgspec.msgpack.Encoder().encode
 _decode_tail = msgspec.msgpack.Decoder(Tail).decode
 
 
-class CorruptState(Exception):
+class CorruptState(Fatal):
     """A stored sequence does not read back: the store it came from cannot be trusted."""
 
 

@@ -17,7 +17,6 @@ from stream.errors import Fatal
 from stream.kafka import client_options, is_connection_error
 from stream.observability import Metrics
 from stream.partition import Partition, Phase
-from stream.sequences import CorruptState
 from stream.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -133,12 +132,7 @@ class Source:
             if partition is not None and partition.phase is Phase.RESTORING:
                 self._consumer.seek(tp, records[0].offset)
             return
-        try:
-            counts = partition.fold(records, time.monotonic())
-        except CorruptState as error:
-            raise Fatal(
-                f"state of partition {tp.partition}: {error}; delete state.directory to rebuild"
-            ) from error
+        counts = partition.fold(records, time.monotonic())
         metrics = self._metrics
         for kind, events in counts.events.items():
             metrics.events[kind].inc(events)

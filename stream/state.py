@@ -6,6 +6,7 @@ without a log of their own: what a crash takes from them is read from the change
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -33,6 +34,8 @@ log = structlog.get_logger(__name__)
 _MIB: Final = 1024 * 1024
 _META_KEY: Final = b"m"
 _FORMAT: Final = 1
+# by another process, or by this one; the word "lock" alone stands in most of RocksDB's errors
+_LOCKED: Final = re.compile("IO error: (While lock file|lock hold by current process)")
 
 
 class _Meta(Struct, frozen=True):
@@ -102,12 +105,15 @@ class RocksStore:
         return self._checkpoint
 
     def load(self, user_id: str) -> UserState | None:
-        value = self._db.get(tail_key(user_id))
-        if value is None:
-            return None
-        tail = read_tail(value)
-        keys = [block_key(user_id, tail.first_block + i) for i in range(tail.sealed_blocks)]
-        return UserState.from_store(user_id, tail, self._db.get(keys) if keys else [])
+        try:
+            value = self._db.get(tail_key(user_id))
+            if value is None:
+                return None
+            tail = read_tail(value)
+            keys = [block_key(user_id, tail.first_block + i) for i in range(tail.sealed_blocks)]
+            return UserState.from_store(user_id, tail, self._db.get(keys) if keys else [])
+        except Exception as error:
+            raise self._unreadable(error) from error
 
     def apply(self, changes: Iterable[Change], checkpoint: int) -> None:
         batch = WriteBatch(raw_mode=True)
@@ -124,11 +130,14 @@ class RocksStore:
     def scan(self) -> Iterator[tuple[str, bool]]:
         options = ReadOptions()
         options.set_readahead_size(4 * _MIB)
-        for key, value in self._db.items(from_key=tail_key(""), read_opt=options):
-            user_id = user_of_tail_key(key)
-            if user_id is None:
-                return
-            yield user_id, read_tail(value).unserved > 0
+        try:
+            for key, value in self._db.items(from_key=tail_key(""), read_opt=options):
+                user_id = user_of_tail_key(key)
+                if user_id is None:
+                    return
+                yield user_id, read_tail(value).unserved > 0
+        except Exception as error:
+            raise self._unreadable(error) from error
 
     def wipe(self) -> None:
         """Begin again with an empty store."""
@@ -144,14 +153,28 @@ class RocksStore:
     def _open(self) -> Rdict:
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            return Rdict(str(self.path), self._options())
+            return self._connect()
         except Exception as error:  # rocksdict raises bare Exception for whatever RocksDB refuses
-            if "lock" in str(error).lower():
+            if _LOCKED.match(str(error)):
                 raise StateInUse(f"state folder {self.path} is used by another process") from error
             log.warning("state_files_refused", path=str(self.path), error=str(error))
             shutil.rmtree(self.path)
             self.path.mkdir(parents=True)
-            return Rdict(str(self.path), self._options())
+            return self._connect()
+
+    def _connect(self) -> Rdict:
+        db = Rdict(str(self.path), self._options())
+        try:
+            db.get(_META_KEY)  # some damage shows only in what is read
+        except Exception:
+            db.close()
+            raise
+        return db
+
+    def _unreadable(self, error: Exception) -> CorruptState:
+        return CorruptState(
+            f"{self.path}: {error}: delete this folder, and its states are restored from Kafka"
+        )
 
     def _options(self) -> Options:
         options = Options(raw_mode=True)
@@ -197,6 +220,7 @@ class StateCache:
         self._old: dict[str, UserState] = {}
         self._young_bytes = 0
         self._old_bytes = 0
+        self._turn_bytes = self._half  # of the young generation, at which the next turn comes
         self.users = 0
 
     @property
@@ -210,14 +234,16 @@ class StateCache:
         if state is not None:
             return state
         state = self._old.pop(user_id, None)
-        if state is None:
+        if state is not None:
+            self._old_bytes -= state.nbytes
+        else:
             state = self._store.load(user_id)
             if state is None:
                 state = UserState(user_id)
                 self.users += 1
         self._young[user_id] = state
         self._young_bytes += state.nbytes
-        if self._young_bytes > self._half:
+        if self._young_bytes > self._turn_bytes:
             self._turn()
         return state
 
@@ -230,6 +256,8 @@ class StateCache:
         self._old, self._young = self._young, kept
         self._old_bytes = sum(state.nbytes for state in self._old.values())
         self._young_bytes = sum(state.nbytes for state in kept.values())
+        # what must stay may fill the half by itself: a turn looks at every state, and must not come at every look-up
+        self._turn_bytes = max(self._half, self._young_bytes * 3 // 2)
 
 
 __all__ = ["CorruptState", "RocksStore", "StateCache", "StateInUse", "StateStore"]

@@ -1,0 +1,385 @@
+"""Promises of stream.state: what was applied is read back after a close and a crash, and memory stays bounded."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dict_store import DictStore
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from strategies import ODD_IDS, identifiers
+
+from schemas.events import Like
+from stream.sequences import Change, CorruptState, UserState, block_key, tail_key
+from stream.state import RocksStore, StateCache, StateInUse
+
+IDENTITY = "group/user-events/0"
+MAX_EVENTS = 32
+BLOCK = 16
+
+
+def fold(state: UserState, count: int, video_id: str = "v") -> None:
+    for _ in range(count):
+        offset = state.offset + 1
+        state.fold(
+            Like(event_id=f"e{offset}", user_id=state.user_id, video_id=video_id, timestamp_ms=offset),
+            offset,
+            offset,
+            None,
+            MAX_EVENTS,
+        )
+
+
+def written(user_id: str, count: int) -> tuple[UserState, list[Change]]:
+    state = UserState(user_id)
+    fold(state, count)
+    return state, list(state.changes())
+
+
+def facts(state: UserState | None) -> object:
+    """Everything of a state that outlives the process."""
+    if state is None:
+        return None
+    return (
+        *(state.user_id, bytes(state.records), bytes(state.videos), state.first_block, state.offset),
+        *(state.unserved, state.unserved_since_ms, state.event_id, state.timestamp_ms, state.session_id),
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[RocksStore]:
+    store = RocksStore(tmp_path / "0", IDENTITY)
+    yield store
+    store.close()
+
+
+def test_a_new_store_is_empty(store: RocksStore) -> None:
+    """A store that never was begins at the start of its changelog and knows nobody."""
+    assert store.checkpoint == 0
+    assert store.load("u") is None
+    assert list(store.scan()) == []
+
+
+def test_states_and_checkpoint_survive_a_close(tmp_path: Path) -> None:
+    """What was applied, whatever the user's id, is there after close and reopen, with its checkpoint."""
+    store = RocksStore(tmp_path / "0", IDENTITY)
+    states = {}
+    for number, user in enumerate(ODD_IDS):
+        states[user], changes = written(user, 1 + 5 * number)
+        store.apply(changes, number + 1)
+    store.close()
+    store = RocksStore(tmp_path / "0", IDENTITY)
+    assert store.checkpoint == len(ODD_IDS)
+    for user in ODD_IDS:
+        assert facts(store.load(user)) == facts(states[user])
+    assert sorted(user for user, _ in store.scan()) == sorted(ODD_IDS)
+    store.close()
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(identifiers, st.integers(1, 40), st.booleans()), min_size=1, max_size=8))
+def test_the_files_hold_what_a_dict_would(store: RocksStore, commits: list[tuple[str, int, bool]]) -> None:
+    """Any run of commits leaves the same states, owed lists and deletions in RocksDB as in a plain dict."""
+    store.wipe()
+    reference = DictStore()
+    for checkpoint, (user, count, served) in enumerate(commits):
+        state = reference.load(user) or UserState(user)
+        fold(state, count)
+        if served:
+            state.ask()
+            state.served()
+        changes = list(state.changes())
+        store.apply(changes, checkpoint)
+        reference.apply(changes, checkpoint)
+    assert store.checkpoint == len(commits) - 1
+    assert list(store.scan()) == list(reference.scan())
+    for user, _ in reference.scan():
+        assert facts(store.load(user)) == facts(reference.load(user))
+
+
+def test_deleted_blocks_leave_the_files(store: RocksStore) -> None:
+    """Blocks that were cut off are gone from RocksDB, so that a user's share of the disk is bounded."""
+    state = UserState("u")
+    for number in range(30):
+        fold(state, 10)
+        store.apply(state.changes(), number)
+    sealed = range(state.first_block, state.first_block + len(state) // BLOCK)
+    keys = {key for key, _ in store._db.items()} - {b"m"}
+    assert keys == {tail_key("u"), *(block_key("u", number) for number in sealed)}
+
+
+def test_a_crash_leaves_a_prefix_of_the_commits(tmp_path: Path) -> None:
+    """A process that dies without close leaves states and checkpoint of one and the same commit."""
+    dying = f"""
+import os, sys
+sys.path[:0] = {sys.path!r}
+from test_state_child import commit_forever
+commit_forever({str(tmp_path / "0")!r})
+"""
+    child = tmp_path / "test_state_child.py"
+    child.write_text(
+        f"""
+import os
+from pathlib import Path
+from schemas.events import Like
+from stream.sequences import UserState
+from stream.state import RocksStore
+
+def commit_forever(path):
+    store = RocksStore(Path(path), {IDENTITY!r})
+    states = [UserState("a"), UserState("b")]
+    for number in range(40):
+        changes = []
+        for state in states:
+            for i in range(3):
+                event = Like(event_id=f"{{number}}-{{i}}", user_id=state.user_id, video_id="v", timestamp_ms=0)
+                state.fold(event, 3 * number + i, 0, None, {MAX_EVENTS})
+            changes.extend(state.changes())
+        store.apply(changes, number + 1)
+        if number == 19:
+            store._db.flush()  # as RocksDB does by itself when its buffer is full
+    os._exit(9)
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", dying],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 9, done.stderr
+    store = RocksStore(tmp_path / "0", IDENTITY)
+    assert 20 <= store.checkpoint <= 40
+    for user in ("a", "b"):
+        state = store.load(user)
+        assert state is not None
+        assert state.offset == 3 * store.checkpoint - 1
+        assert (BLOCK * state.first_block + len(state)) == 3 * store.checkpoint
+    store.close()
+
+
+def test_files_of_another_partition_are_not_taken_for_ones_own(tmp_path: Path) -> None:
+    """Files of another group, topic or partition are wiped, so that no foreign state is ever served."""
+    store = RocksStore(tmp_path / "0", IDENTITY)
+    store.apply(written("u", 5)[1], 7)
+    store.close()
+    store = RocksStore(tmp_path / "0", "group/user-events/1")
+    assert store.checkpoint == 0
+    assert store.load("u") is None
+    assert list(store.scan()) == []
+    store.close()
+
+
+@pytest.mark.parametrize("folder", ["0", "blocks-of-clocks"])
+@pytest.mark.parametrize("damage", ["empty", "half", "garbage"])
+def test_damaged_files_are_replaced(tmp_path: Path, damage: str, folder: str) -> None:
+    """Whichever file is damaged, the store opens: with everything it held, or empty, to be restored."""
+    path = tmp_path / folder
+    store = RocksStore(path, IDENTITY)
+    state, changes = written("u", 40)
+    store.apply(changes, 7)
+    store.close()
+    intact = {file.name: file.read_bytes() for file in path.iterdir()}
+    assert {"CURRENT"} < intact.keys()
+    for name, content in intact.items():
+        for file in path.iterdir():
+            file.unlink()
+        for other, bytes_ in intact.items():
+            (path / other).write_bytes(bytes_)
+        spoilt = {"empty": b"", "half": content[: len(content) // 2], "garbage": b"\xa5" * len(content)}
+        (path / name).write_bytes(spoilt[damage])
+        store = RocksStore(path, IDENTITY)
+        if store.checkpoint:
+            assert store.checkpoint == 7
+            assert facts(store.load("u")) == facts(state)
+        else:
+            assert list(store.scan()) == []
+        # and it is a store like any other
+        store.apply(written("w", 3)[1], 8)
+        assert store.load("w") is not None
+        store.close()
+
+
+def test_damage_found_while_reading_names_the_folder(tmp_path: Path) -> None:
+    """A damaged data block raises CorruptState that says what to delete, and never a wrong or missing history."""
+    path = tmp_path / "0"
+    store = RocksStore(path, IDENTITY)
+    states = {}
+    for number in range(300):
+        states[f"u{number}"], changes = written(f"u{number}", 20)
+        store.apply(changes, number + 1)
+    store.close()
+    (table,) = path.glob("*.sst")
+    content = bytearray(table.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    table.write_bytes(content)
+    store = RocksStore(path, IDENTITY)
+    assert store.checkpoint == 300
+    refusals = []
+    for user, state in states.items():
+        try:
+            assert facts(store.load(user)) == facts(state)
+        except CorruptState as error:
+            refusals.append(str(error))
+    assert 0 < len(refusals) < len(states)
+    assert all(str(path) in refusal and "delete" in refusal for refusal in refusals)
+    store.close()
+
+
+def test_damage_at_the_checkpoint_is_found_at_once(tmp_path: Path) -> None:
+    """A store whose checkpoint cannot be read begins empty, as one whose files cannot be opened does."""
+    path = tmp_path / "0"
+    store = RocksStore(path, IDENTITY)
+    store.apply(written("u", 20)[1], 5)
+    store.close()
+    (table,) = path.glob("*.sst")
+    content = bytearray(table.read_bytes())
+    content[10] ^= 0xFF  # in the only data block
+    table.write_bytes(content)
+    store = RocksStore(path, IDENTITY)
+    assert store.checkpoint == 0
+    assert list(store.scan()) == []
+    store.close()
+
+
+def test_a_corrupt_state_in_a_sound_file_names_the_folder(store: RocksStore) -> None:
+    """A tail record that does not decode stops load and scan with the user's store named."""
+    store.apply([(tail_key("u"), b"nonsense")], 1)
+    with pytest.raises(CorruptState, match=str(store.path)):
+        store.load("u")
+    with pytest.raises(CorruptState, match=str(store.path)):
+        list(store.scan())
+
+
+def test_one_folder_serves_one_process(store: RocksStore) -> None:
+    """A second opener is told that the folder is in use, in this process and in another, and harms nothing."""
+    state, changes = written("u", 20)
+    store.apply(changes, 3)
+    with pytest.raises(StateInUse, match=str(store.path)):
+        RocksStore(store.path, IDENTITY)
+    other = f"""
+import sys
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+from stream.state import RocksStore, StateInUse
+try:
+    RocksStore(Path({str(store.path)!r}), "another identity")
+except StateInUse:
+    sys.exit(7)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", other], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 7, done.stderr
+    assert facts(store.load("u")) == facts(state)
+
+
+# ---- the cache
+
+
+class CountingCache(StateCache):
+    """A StateCache that counts its turns, each of which looks at every state in memory."""
+
+    turns = 0
+
+    def _turn(self) -> None:
+        self.turns += 1
+        super()._turn()
+
+    @property
+    def states(self) -> dict[str, UserState]:
+        return {**self._old, **self._young}
+
+
+def commit(store: DictStore, states: list[UserState]) -> None:
+    for state in states:
+        store.apply(state.changes(), 0)
+    for state in states:
+        state.writing -= 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(ODD_IDS), st.integers(1, 6), st.booleans(), st.booleans()), max_size=80
+    ),
+    st.integers(1, 20_000),
+)
+def test_the_cache_hides_the_store(steps: list[tuple[str, int, bool, bool]], ceiling: int) -> None:
+    """Through any evictions a state is always the latest one, and one that the store lacks is never dropped."""
+    store = DictStore()
+    cache = CountingCache(store, ceiling)
+    expected: dict[str, UserState] = {}
+    dirty: dict[str, UserState] = {}
+    for user, events, serve, write in steps:
+        state = cache.get(user)
+        if user in expected and expected[user].pinned:
+            assert state is expected[user]
+        mirror = expected.get(user)
+        assert mirror is None or facts(state) == facts(mirror)
+        fold(state, events)
+        if serve and state.unserved:
+            state.ask()
+            state.served()
+        if state.dirty:
+            dirty[user] = state
+        expected[user] = state
+        cache.grew(40 * events)
+        if write:
+            commit(store, list(dirty.values()))
+            dirty.clear()
+    assert cache.users == len(expected)
+    held = cache.states
+    for user, state in expected.items():
+        assert not state.pinned or held[user] is state
+
+
+def test_memory_stays_near_the_ceiling() -> None:
+    """However many users are touched, states that the store holds take no more than about the ceiling."""
+    store, ceiling = DictStore(), 200_000
+    cache = CountingCache(store, ceiling)
+    most = 0
+    for number in range(3_000):
+        state = cache.get(f"u{number}")
+        before = state.nbytes
+        fold(state, 5)
+        cache.grew(state.nbytes - before)
+        state.ask()
+        state.served()
+        commit(store, [state])
+        most = max(most, sum(held.nbytes for held in cache.states.values()))
+        assert cache.nbytes <= 1.1 * ceiling
+    assert ceiling / 3 < most <= 1.1 * ceiling
+
+
+def test_users_in_use_stay_at_hand() -> None:
+    """A user who comes again and again is not read from the store again, whoever else passes through."""
+    store = DictStore()
+    cache = CountingCache(store, 100_000)
+    often = cache.get("often")
+    for number in range(1_000):
+        commit(store, [cache.get(f"u{number}")])
+        if number % 10 == 0:
+            assert cache.get("often") is often
+    assert cache.turns > 3
+
+
+def test_states_that_cannot_be_dropped_do_not_slow_the_cache() -> None:
+    """With more owed lists than the ceiling holds, looking a user up does not look at all the others each time."""
+    cache = CountingCache(DictStore(), 50_000)
+    users = [f"u{number}" for number in range(2_000)]
+    for user in users:
+        fold(cache.get(user), 1)
+    assert len(cache.states) == len(users)
+    cache.turns = 0
+    for _ in range(3):
+        for user in users:
+            cache.get(user)
+    assert cache.turns < 50
+    assert len(cache.states) == len(users)
