@@ -129,7 +129,10 @@ def recognise(header: Sequence[str], source: str) -> ColumnMapping:
         known = {target: name for name, target in _WIRE_NAMES.items() if name in names}
         wire = ColumnMapping(user="user_id", video="video_id", time="timestamp_ms", time_unit="ms")
         wire = replace(wire, **known)
-        wire.check()
+        try:
+            wire.check()
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
         return wire
     raise InputError(
         f"{source}: the columns {', '.join(header)} are not those of a known log; name yours by a mapping, "
