@@ -74,9 +74,9 @@ class Child:
         deadline = time.monotonic() + timeout
         while not ready():
             if self.exit_code is not None:
-                raise ChildFailed(f"{self.name} ended with exit code {self.exit_code}{self._tail()}")
+                raise self.failure(f"ended with exit code {self.exit_code}")
             if time.monotonic() > deadline:
-                raise ChildFailed(f"{self.name} is not ready after {timeout:g} s{self._tail()}")
+                raise self.failure(f"is not ready after {timeout:g} s")
             time.sleep(_POLL_SECONDS)
 
     def send(self, sent: signal.Signals) -> None:
@@ -105,9 +105,11 @@ class Child:
     ) -> None:
         self.stop(timeout=30)
 
-    def _tail(self, lines: int = 30) -> str:
+    def failure(self, reason: str, lines: int = 30) -> ChildFailed:
+        """An error that names the program, what it did, and the end of its log."""
         tail = self.output().splitlines()[-lines:]
-        return f"; the end of {self.log}:\n" + "\n".join(tail) if tail else f"; {self.log} is empty"
+        shown = f"the end of {self.log}:\n" + "\n".join(tail) if tail else f"{self.log} is empty"
+        return ChildFailed(f"{self.name} {reason}; {shown}")
 
 
 def _dies_with_parent(death_signal: signal.Signals) -> Callable[[], None] | None:

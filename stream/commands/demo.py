@@ -1,0 +1,131 @@
+"""`mtgr-stream demo`: the whole way on one machine, from a log to live lists."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import monotonic
+from types import FrameType
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from stream.demo.kafka import local_kafka
+from stream.demo.log import DemoLog, event_logs, prepare_log, simulated_log
+from stream.demo.play import Play, Report
+from stream.demo.processes import ChildFailed
+from stream.observability import configure_logging
+from stream.settings import LogSettings
+
+_WORK = Path(".run")
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(exists=True, path_type=Path),
+    help="An event log, or a folder of them: JSON lines as on the wire, or a KuaiRand log.",
+)
+@click.option("--simulate", is_flag=True, help="Simulated users in place of a log.")
+@click.option(
+    "--users", type=click.IntRange(min=1), default=2_000, show_default=True,
+    help="Follow so many users, those with the longest histories.",
+)  # fmt: skip
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=1),
+    default=75,
+    show_default=True,
+    help="Let events come live so long.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Live events a second.  [default: what this machine can do, as far as the log reaches]",
+)
+def command(data: Path | None, simulate: bool, users: int, seconds: float, rate: float | None) -> int:
+    """Train a small model on the first part of a log, then play the rest to the daemon and show its lists.
+
+    Kafka is the one at KAFKA_BOOTSTRAP_SERVERS if that is set, else one that is started here. Everything
+    written is in .run/ and gone at the end. Ctrl-C ends the live events and goes on to the summary.
+    """
+    if (data is None) != simulate:
+        raise click.UsageError("name a log by --data PATH, or take --simulate")
+    # ended in any way but SIGKILL, the demo takes down what it has started
+    signal.signal(signal.SIGTERM, _interrupt)
+    configure_logging(LogSettings(level="warning"))
+    console = Console()
+    began = monotonic()
+    _WORK.mkdir(exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="demo-", dir=_WORK)).absolute()
+    try:
+        report = _demo(data, directory, users, seconds, rate, console)
+    except ChildFailed as error:
+        raise click.ClickException(f"{error}\n(files are kept in {directory})") from None
+    except BaseException:
+        shutil.rmtree(directory)
+        raise
+    shutil.rmtree(directory)
+    console.print(_summary(report))
+    console.print(
+        f"{monotonic() - began:.0f} s in all; the daemon ended with exit code {report.daemon_exit_code}"
+    )
+    return 0 if report.live is not None and report.daemon_exit_code == 0 else 1
+
+
+def _demo(
+    data: Path | None, directory: Path, users: int, seconds: float, rate: float | None, console: Console
+) -> Report:
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    with local_kafka(directory / "kafka", say) as servers:
+        log = prepare_log(event_logs(data) if data else simulated_log(directory), directory, users)
+        say(_described(log, data))
+        checkpoint = directory / "checkpoint"
+        _train(log, checkpoint)
+        return asyncio.run(Play(servers, log, checkpoint, directory, console).run(seconds, rate))
+
+
+def _described(log: DemoLog, data: Path | None) -> str:
+    skipped = f" ({log.skipped:,} invalid lines passed over)" if log.skipped else ""
+    return (
+        f"{data or 'simulated users'}: {log.training_events:,} events to train on{skipped}; "
+        f"then {len(log.live):,} later ones of {log.users:,} users to come live"
+    )
+
+
+def _train(log: DemoLog, checkpoint: Path) -> None:
+    command = [sys.executable, "-m", "stream", "train", "--preset", "tiny"]
+    done = subprocess.run([*command, "--events", str(log.training), "--out", str(checkpoint)], check=False)
+    if done.returncode:
+        raise click.ClickException(f"training ended with exit code {done.returncode}")
+
+
+def _summary(report: Report) -> Table:
+    table = Table(box=None, show_header=False, title="Summary, counted in Kafka", title_justify="left")
+    table.add_column(justify="right", style="bold")
+    table.add_column()
+    repeated = f", {report.duplicates:,} of them repeated" if report.duplicates else ""
+    events = f"{report.history_events:,} of history and {report.live_events:,} live{repeated}"
+    table.add_row(f"{report.history_events + report.live_events:,}", f"events, {events}")
+    live = report.live
+    lists = f", {live.lists:,} of them for the live events of {live.users:,} users" if live else ", none live"
+    table.add_row(f"{report.all_lists:,}", f"recommendation lists{lists}")
+    table.add_row(f"{report.dead_letters:,}", "dead letters")
+    if live:
+        table.add_row(f"{live.median_ms:,.0f} ms", "from live event to list, median")
+        table.add_row(f"{live.p99_ms:,.0f} ms", "from live event to list, 99th percentile")
+        table.add_row(f"{report.users_in_batch:.1f}", "users in a batch, mean")
+        table.add_row(f"{live.cached_share:.0%}", "of the users' events were in the prefix cache")
+    return table
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,58 @@
+"""The demo's play against a real broker, with a small random model in place of the trained one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from checkpoints import tiny_checkpoint
+from rich.console import Console
+
+from schemas.events import Event, Watch
+from stream.demo.log import DemoLog
+from stream.demo.play import Play
+
+_USERS = 20
+
+
+def _watches(first: int, count: int) -> list[Event]:
+    return [
+        Watch(
+            event_id=f"e{n}",
+            user_id=f"u{n % _USERS}",
+            video_id=f"v{n % 97}",
+            timestamp_ms=1_700_000_000_000 + n * 1_000,
+            watch_seconds=10.0,
+            watch_ratio=0.5,
+        )
+        for n in range(first, first + count)
+    ]
+
+
+async def test_demo_counts_what_went_through_kafka(
+    kafka: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every event is there, every user of the live events gets a list in time, and nothing is left behind."""
+    monkeypatch.setenv("MTGR_STREAM__GENERATOR__KIND", "torch")
+    live = _watches(400, 60)
+    log = DemoLog(tmp_path / "unused", 0, _watches(0, 400), [*live, live[0]], 0)
+    console = Console(record=True, width=200)
+    play = Play(kafka, log, tiny_checkpoint(tmp_path / "checkpoint"), tmp_path, console)
+    report = await play.run(seconds=3, rate=30)
+    assert (report.history_events, report.live_events, report.duplicates) == (400, 61, 1)
+    assert report.dead_letters == 0
+    assert report.daemon_exit_code == 0
+    assert report.live is not None
+    assert report.live.users == _USERS
+    assert report.all_lists >= report.live.lists + _USERS
+    assert 0 < report.live.median_ms <= report.live.p99_ms < 10_000
+    assert report.users_in_batch >= 1
+    assert re.search(r"user u\d+ watched v\d+ -> v\d+ \(-\d", console.export_text())
+    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    await admin.start()
+    try:
+        assert not [name for name in await admin.list_topics() if name.startswith("mtgr-demo-")]
+    finally:
+        await admin.close()

@@ -1,0 +1,67 @@
+"""What the demo's summary says of events and lists."""
+
+from __future__ import annotations
+
+import pytest
+
+from schemas.lists import ModelVersion, RecommendationList, RecommendedVideo, TriggerEvent
+from stream.demo.ledger import Arrival, StoredEvent, outcome
+
+
+def _list(
+    user: str, offset: int, *, partition: int = 0, length: int = 10, cached: int = 0
+) -> RecommendationList:
+    return RecommendationList(
+        list_id=f"{user}-{offset}",
+        user_id=user,
+        session_id=None,
+        items=(RecommendedVideo("v1", -1.0, 1),),
+        model=ModelVersion("tiny", "0"),
+        strategy="topk",
+        generated_at_ms=0,
+        trigger=TriggerEvent("events", partition, offset, f"e{offset}", 0),
+        sequence_length=length,
+        cached_tokens=cached,
+        latency_ms=1.0,
+    )
+
+
+def test_wait_is_counted_from_the_first_event_without_a_list() -> None:
+    """Of two live events served by one list, the earlier one waited, and it counts."""
+    events = [StoredEvent(0, 0, "u", 1_000), StoredEvent(0, 1, "u", 1_200), StoredEvent(0, 2, "u", 1_500)]
+    found = outcome(events, [Arrival(_list("u", 0), 1_050.0), Arrival(_list("u", 2), 1_900.0)], {0: 0})
+    assert found is not None
+    assert found.lists == 2
+    assert found.median_ms == pytest.approx((50 + 700) / 2)
+
+
+def test_history_is_not_waited_for() -> None:
+    """Lists for the history do not count, and history that a live list also serves is no part of its wait."""
+    events = [StoredEvent(0, 0, "u", 0), StoredEvent(0, 1, "u", 0), StoredEvent(0, 2, "u", 60_000)]
+    served = [Arrival(_list("u", 0), 30_000.0), Arrival(_list("u", 2), 60_080.0)]
+    found = outcome(events, served, {0: 2})
+    assert found is not None
+    assert (found.lists, found.median_ms) == (1, 80.0)
+
+
+def test_a_list_that_comes_twice_counts_once() -> None:
+    """Delivery is at least once: what covers nothing new is a repetition."""
+    events = [StoredEvent(0, 0, "u", 0)]
+    found = outcome(events, [Arrival(_list("u", 0), 10.0), Arrival(_list("u", 0), 5_000.0)], {0: 0})
+    assert found is not None
+    assert (found.lists, found.p99_ms) == (1, 10.0)
+
+
+def test_cached_share_is_of_all_events_of_the_lists() -> None:
+    """Long sequences weigh more than short ones, and the token of the profile is no event."""
+    events = [StoredEvent(0, 0, "a", 0), StoredEvent(1, 0, "b", 0)]
+    lists = [_list("a", 0, length=90, cached=91), _list("b", 0, partition=1, length=10)]
+    found = outcome(events, [Arrival(each, 1.0) for each in lists], {0: 0, 1: 0})
+    assert found is not None
+    assert found.cached_share == pytest.approx(0.9)
+    assert found.users == 2
+
+
+def test_no_list_for_live_events_is_no_outcome() -> None:
+    """Without a list there is nothing to take a median of."""
+    assert outcome([StoredEvent(0, 0, "u", 0)], [], {0: 0}) is None
