@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.errors import CommitFailedError, IllegalStateError
 from msgspec import Struct
 
 from schemas.codecs import CONTENT_TYPE_HEADER, JSON, encode_list
@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 _BATCH_BYTES: Final = 512 * 1024
 _REQUEST_BYTES: Final = 2 << 20
+_STOP_SECONDS: Final = 5.0
 _CONTENT_TYPE: Final = (CONTENT_TYPE_HEADER, JSON.encode())
 
 
@@ -69,14 +70,16 @@ class AtLeastOnce:
         self._topics = settings.topics
         self._changelog = settings.changelog_topic
         self._producer: AIOKafkaProducer | None = None
+        self._connected = asyncio.Event()
 
     async def start(self) -> None:
         producer = self._new_producer()
         await start(producer, self._settings.kafka)
         self._producer = producer
+        self._connected.set()
 
     async def publish(self, lists: Sequence[OutgoingList]) -> None:
-        producer = self._connected()
+        producer = await self._connection()
         sent = []
         for item in lists:
             headers = [_CONTENT_TYPE, ("list_id", item.value.list_id.encode())]
@@ -93,7 +96,7 @@ class AtLeastOnce:
         await _all(sent)
 
     async def commit(self, work: Sequence[CommitWork]) -> None:
-        producer = self._connected()
+        producer = await self._connection()
         now_ms = time.time_ns() // 1_000_000
         await asyncio.gather(*(self._bury(producer, part.dead) for part in work if part.dead))
         ends = await asyncio.gather(
@@ -122,15 +125,23 @@ class AtLeastOnce:
             log.warning("offsets_not_committed", reason=str(error), partitions=len(offsets))
 
     async def restart(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await _discard(producer)
+        # However long that takes: what the old producer still held, and wrote after the new one, would set
+        # states in the changelog back.
+        await self._disconnect()
         await self.start()
 
     async def stop(self) -> None:
-        producer, self._producer = self._producer, None
-        if producer is not None:
-            await _discard(producer)
+        try:
+            async with asyncio.timeout(_STOP_SECONDS):
+                await self._disconnect()
+        except TimeoutError:
+            log.warning("producer_not_stopped")
+
+    async def _disconnect(self) -> None:
+        self._connected.clear()
+        if self._producer is not None:
+            await self._producer.stop()
+            self._producer = None
 
     async def _bury(self, producer: AIOKafkaProducer, dead: Sequence[DeadRecord]) -> None:
         partitions = await producer.partitions_for(self._topics.dead_letters)
@@ -153,9 +164,10 @@ class AtLeastOnce:
         )
         return future
 
-    def _connected(self) -> AIOKafkaProducer:
-        if self._producer is None:
-            raise RuntimeError("the commit cycle is not started")
+    async def _connection(self) -> AIOKafkaProducer:
+        """The producer, once it is there: lists are made while a failed one is being replaced."""
+        await self._connected.wait()
+        assert self._producer is not None
         return self._producer
 
     def _new_producer(self) -> AIOKafkaProducer:
@@ -172,12 +184,3 @@ async def _all(sent: Sequence[asyncio.Future[Any]]) -> None:
     for result in results:
         if isinstance(result, BaseException):
             raise result
-
-
-async def _discard(producer: AIOKafkaProducer) -> None:
-    """Flush and close a producer, but do not wait long for a broker that is gone."""
-    try:
-        async with asyncio.timeout(5):
-            await producer.stop()
-    except (KafkaError, OSError, TimeoutError) as error:
-        log.warning("producer_not_stopped", error=str(error))

@@ -13,6 +13,7 @@ from aiokafka.errors import KafkaError
 
 from stream.commits import CommitCycle
 from stream.errors import Fatal
+from stream.kafka import KafkaUnreachable
 from stream.observability import Health, Metrics
 from stream.partition import CommitWork, Partition, Phase
 
@@ -22,6 +23,7 @@ _COMPONENT: Final = "kafka"
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 5.0
 _IDLE_CHECK_SECONDS: Final = 5.0
+_SLOW_SECONDS: Final = 5.0
 
 
 class Committer:
@@ -50,6 +52,8 @@ class Committer:
         self._interval = interval_seconds
         self._patience = patience_seconds
         self._lock = asyncio.Lock()
+        self._work: list[CommitWork] = []  # taken from the partitions and not committed yet
+        self._broken = False  # the last cycle failed: connect anew before the next
         self._heard = time.monotonic()  # when Kafka last answered
 
     async def run(self) -> None:
@@ -63,32 +67,39 @@ class Committer:
                 await self._ask_kafka()
 
     async def commit(self, partitions: Iterable[Partition]) -> None:
-        """Make everything these partitions did so far durable; raises Fatal."""
-        async with self._lock:
-            work = [taken for partition in list(partitions) if (taken := partition.take_work()) is not None]
-            if work:
-                await self._commit(work)
+        """Make everything these partitions did so far durable; raises Fatal.
 
-    async def _commit(self, work: list[CommitWork]) -> None:
+        Work that a cancelled call had taken is repeated before any later one: some of it may be durable, and
+        what was made of it afterwards stands on all of it.
+        """
+        async with self._lock:
+            await self._commit()
+            self._work = [taken for part in list(partitions) if (taken := part.take_work()) is not None]
+            await self._commit()
+
+    async def _commit(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
         failing_since: float | None = None
         while True:
+            self._work = [part for part in self._work if part.partition.phase is not Phase.CLOSED]
+            if not self._work and not self._broken:
+                return
             started = time.monotonic()
             try:
-                await self._cycle.commit(work)
+                await self._run_cycle(self._work)
             except (KafkaError, OSError) as error:
+                self._broken = True
                 now = time.monotonic()
                 failing_since = failing_since if failing_since is not None else started
                 self._metrics.commit_failures.inc()
-                self._unreachable(error, now - failing_since)
+                self._unreachable(str(error) or type(error).__name__, now - failing_since)
+            except KafkaUnreachable as error:
+                raise Fatal(str(error)) from error
             else:
                 break
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-            work = [part for part in work if part.partition.phase is not Phase.CLOSED]
-            if not work:
-                return
-            await self._cycle.restart()
+        work, self._work = self._work, []
         for part in work:
             part.partition.committed(part)
         self._heard = time.monotonic()
@@ -104,19 +115,40 @@ class Committer:
             seconds=round(seconds, 4),
         )
 
+    async def _run_cycle(self, work: list[CommitWork]) -> None:
+        """One cycle, and word of it when Kafka takes long: the clients themselves wait for a lost broker for ever."""
+
+        async def run() -> None:
+            if self._broken:
+                await self._cycle.restart()
+            if work:
+                await self._cycle.commit(work)
+            self._broken = False
+
+        started = time.monotonic()
+        cycle = asyncio.ensure_future(run())
+        try:
+            while not (await asyncio.wait({cycle}, timeout=_SLOW_SECONDS))[0]:
+                seconds = time.monotonic() - started
+                self._unreachable("a commit is not acknowledged", seconds)
+            cycle.result()
+        finally:
+            if not cycle.done():
+                cycle.cancel()
+                await asyncio.gather(cycle, return_exceptions=True)
+
     async def _ask_kafka(self) -> None:
         """See whether a broker answers, though there is nothing to commit."""
         try:
             async with asyncio.timeout(_IDLE_CHECK_SECONDS):
                 await self._consumer.topics()
         except (KafkaError, OSError, TimeoutError) as error:
-            self._unreachable(error, time.monotonic() - self._heard)
+            self._unreachable(str(error) or type(error).__name__, time.monotonic() - self._heard)
         else:
             self._heard = time.monotonic()
             self._health.ready(_COMPONENT)
 
-    def _unreachable(self, error: Exception, seconds: float) -> None:
-        reason = str(error) or type(error).__name__
+    def _unreachable(self, reason: str, seconds: float) -> None:
         log.warning("kafka_failed", error=reason, failing_for_seconds=round(seconds, 1))
         self._health.not_ready(_COMPONENT, reason)
         if seconds > self._patience:

@@ -45,11 +45,11 @@ async def test_duplicate_events_change_nothing(
         await produce(servers, topics.events, [twice for one in all_outgoing(events) for twice in (one, one)])
         first = await all_served(servers, topics)
         await all_committed(servers, topics)
-        states = await read_to_end(servers, topics.changelog)
         await produce(servers, topics.events, again)
         await all_committed(servers, topics)
         assert running.metric("duplicates_total") == len(events) + len(again)
         assert running.metric("owed_users") == 0
+    states = await read_to_end(servers, topics.changelog)
     async with inside(deployment) as running:
         await produce(servers, topics.events, again)
         await all_committed(servers, topics)
