@@ -158,7 +158,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
 # small, medium and large are the published sizes of MTGR (blocks x width, heads). The catalog size is
 # nominal: training puts the size of its own catalog in.
 PRESETS: Final[Mapping[str, ModelConfig]] = {
-    "tiny": ModelConfig(d_model=64, n_layers=2, n_heads=2, d_qk=32, d_v=32, max_events=128, n_items=10_000),
+    "tiny": ModelConfig(
+        d_model=64,
+        n_layers=2,
+        n_heads=2,
+        d_qk=32,
+        d_v=32,
+        max_events=128,
+        n_items=10_000,
+        temperature=0.1,  # gets further in the minute or two that this preset is trained for
+    ),
     "small": ModelConfig(
         d_model=512, n_layers=3, n_heads=2, d_qk=128, d_v=128, max_events=1024, n_items=50_000
     ),

@@ -130,7 +130,7 @@ class RowEncoder:
 
         lanes = np.empty((len(records), config.row_width), np.float32)
         lanes[:, GROUP_LANE] = EVENT
-        _write_bytes(lanes, VIDEO_LANE, VIDEO_LANES, videos)
+        write_video(lanes, videos)
         lane = FEATURE_LANE
         for discrete in config.discrete:
             _write_bytes(lanes, lane, discrete.lanes, _DISCRETE[discrete.name][1](records).astype(np.int64))
@@ -140,6 +140,11 @@ class RowEncoder:
             lane += 1
         rows[is_event] = lanes
         return EncodedHistories(rows, token_ids, lengths)
+
+
+def write_video(rows: npt.NDArray[np.float32], items: npt.NDArray[np.int64]) -> None:
+    """Put other videos into event rows, in place; rows: (n, lanes), items: (n,) item indices."""
+    _write_bytes(rows, VIDEO_LANE, VIDEO_LANES, items)
 
 
 def check_records(history: History) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -16,9 +16,8 @@ from mtgr.checkpoint import Checkpoint, open_checkpoint
 from mtgr.errors import RequestRefused
 from mtgr.features import RowEncoder
 from mtgr.history import History
+from mtgr.model.padding import length_batches, pad_rows
 from mtgr.requests import ListOutcome, ListRefusal, ListRequest, ListResult
-
-_MAX_SCORES: Final = 1 << 25  # attention scores of one forward: 128 MiB of float32
 
 
 class ReferenceRecommender:
@@ -35,7 +34,8 @@ class ReferenceRecommender:
     def recommend(self, requests: Sequence[ListRequest]) -> list[ListOutcome]:
         """One outcome for each request, in their order; a request the model cannot serve gets a refusal."""
         outcomes: list[ListOutcome | None] = [None] * len(requests)
-        admitted: dict[int, tuple[History, npt.NDArray[np.int64]]] = {}
+        places: list[int] = []
+        admitted: list[tuple[History, npt.NDArray[np.int64]]] = []
         for place, request in enumerate(requests):
             try:
                 history = admit(request, self._config)
@@ -45,30 +45,19 @@ class ReferenceRecommender:
             except RequestRefused as refusal:
                 outcomes[place] = ListRefusal(type(refusal).__name__, str(refusal))
             else:
-                admitted[place] = (history, seen)
-        for places in self._batches({place: len(history) for place, (history, _) in admitted.items()}):
-            log_probs = self._log_probs([admitted[place] for place in places])
-            for place, row in zip(places, log_probs, strict=True):
-                top = row.topk(requests[place].count)
-                outcomes[place] = ListResult(
+                places.append(place)
+                admitted.append((history, seen))
+        for batch in length_batches([len(history) + 1 for history, _ in admitted], self._config):
+            log_probs = self._log_probs([admitted[number] for number in batch])
+            for number, row in zip(batch, log_probs, strict=True):
+                top = row.topk(requests[places[number]].count)
+                outcomes[places[number]] = ListResult(
                     video_ids=[self.checkpoint.catalog.video_id(index) for index in top.indices.tolist()],
                     scores=top.values.tolist(),
-                    sequence_length=len(admitted[place][0]),
+                    sequence_length=len(admitted[number][0]),
                     cached_tokens=0,
                 )
         return [outcome for outcome in outcomes if outcome is not None]
-
-    def _batches(self, lengths: dict[int, int]) -> Iterator[list[int]]:
-        """Places of requests, the like-long together so that little is padded, within the memory bound."""
-        batch: list[int] = []
-        for place in sorted(lengths, key=lengths.__getitem__):
-            tokens = lengths[place] + 1
-            if batch and (len(batch) + 1) * self._config.n_heads * tokens * tokens > _MAX_SCORES:
-                yield batch
-                batch = []
-            batch.append(place)
-        if batch:
-            yield batch
 
     @torch.inference_mode()
     def _log_probs(self, batch: list[tuple[History, npt.NDArray[np.int64]]]) -> Tensor:
@@ -80,10 +69,3 @@ class ReferenceRecommender:
         for row, (_, seen) in zip(logits, batch, strict=True):
             row[torch.from_numpy(seen)] = -torch.inf
         return torch.log_softmax(logits, dim=-1)
-
-
-def pad_rows(rows: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Tensor:
-    """Joined rows (total, lanes) of sequences of these lengths, padded on the right: (B, longest, lanes)."""
-    padded = np.zeros((len(lengths), int(lengths.max()), rows.shape[1]), np.float32)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = rows
-    return torch.from_numpy(padded)

@@ -1,0 +1,48 @@
+"""An event log as the daemon would hold it: one history for each user, duplicates left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from mtgr.catalog import Catalog
+from mtgr.errors import InputError
+from mtgr.history import History, event_digest, pack_event
+from schemas.events import Event
+
+
+class EventLog:
+    """Histories of all users, in the order their events came."""
+
+    def __init__(self, histories: dict[str, History]) -> None:
+        self.histories = histories
+
+    @classmethod
+    def collect(cls, events: Iterable[Event]) -> EventLog:
+        """Group events by user; an event_id a user already has is left out, as the daemon leaves it out."""
+        users: dict[str, tuple[bytearray, bytearray, set[bytes]]] = {}
+        for event in events:
+            records, videos, known = users.setdefault(event.user_id, (bytearray(), bytearray(), set()))
+            digest = event_digest(event.event_id)
+            if digest in known:
+                continue
+            known.add(digest)
+            video = event.video_id.encode()
+            records += pack_event(event, digest, video)
+            videos += video
+        return cls(
+            {
+                user: History.from_bytes(bytes(records), bytes(videos))
+                for user, (records, videos, _) in users.items()
+            }
+        )
+
+    def __len__(self) -> int:
+        return sum(len(history) for history in self.histories.values())
+
+    def catalog(self, unknown_buckets: int) -> Catalog:
+        """All videos of the log, the most frequent first; InputError if there are fewer than two."""
+        counts = Counter(video for history in self.histories.values() for video in history.video_ids)
+        if len(counts) < 2:
+            raise InputError(f"the event log has {len(counts)} videos, where training needs at least 2")
+        return Catalog(sorted(counts, key=lambda video: (-counts[video], video)), unknown_buckets)
