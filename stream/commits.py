@@ -114,7 +114,9 @@ class AtLeastOnce:
         for part, end in zip((part for part in work if part.changes), ends, strict=True):
             if part.partition.phase is not Phase.CLOSED:  # its files may be another daemon's by now
                 part.partition.store.apply(part.changes, end)
-        await self._commit_offsets({part.partition.tp: part.offset for part in work})
+        offsets = {part.partition.tp: part.offset for part in work if part.offset is not None}
+        if offsets:
+            await self._commit_offsets(offsets)
 
     async def _commit_offsets(self, offsets: dict[TopicPartition, int]) -> None:
         """Commit the source offsets; one that was refused because the partition has a new owner is left to it."""

@@ -14,6 +14,7 @@ from typing import Any, Final
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from mtgr.config import BLOCK_EVENTS
 from mtgr.requests import ModelInfo
 from schemas.lists import ModelVersion
 from stream.assignment import Assignment
@@ -106,19 +107,20 @@ class Daemon:
         cycle = AtLeastOnce(settings, consumer, int(topics["dead_letters"].configs["max.message.bytes"]))
         assignment = self._assignment(consumer, model)
         committer = self._committer(consumer, cycle)
-        guard = DeadLetterGuard(settings.stream.dead_letter_window, settings.stream.dead_letter_share_limit)
+        window, share_limit = settings.stream.dead_letter_window, settings.stream.dead_letter_share_limit
         dispatcher = Dispatcher(
             self._partitions,
             generator,
             cycle,
             self.metrics,
-            guard,
+            DeadLetterGuard("lists", window, share_limit),
             lambda tp, offset: read_record(settings, tp, offset),
             max_users=settings.generator.max_batch_users,
             max_batches=settings.generator.max_concurrent_batches,
+            patience_seconds=settings.kafka.connect_timeout_seconds,
         )
         assignment.attach(committer, dispatcher.wake)
-        source = self._source(consumer, guard, dispatcher)
+        source = self._source(consumer, DeadLetterGuard("records", window, share_limit), dispatcher)
 
         await self._unless_stopped(cycle.start())
         stack.push_async_callback(cycle.stop)
@@ -179,7 +181,8 @@ class Daemon:
 
     def _assignment(self, consumer: AIOKafkaConsumer, model: ModelInfo) -> Assignment:
         settings = self._settings
-        max_events = min(settings.state.max_events or model.max_events, model.max_events)
+        wanted = settings.state.max_events or model.max_events
+        max_events = min(-(-wanted // BLOCK_EVENTS) * BLOCK_EVENTS, model.max_events)  # cut in whole blocks
         return Assignment(
             self._partitions,
             consumer,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from msgspec import Struct, structs
 
@@ -13,6 +13,10 @@ from stream.errors import Fatal
 
 _HEADER_BYTES: Final = 10  # two lengths as varints
 _BATCH_BYTES: Final = 61 + 36  # the head of a batch, and a record's own lengths and deltas
+_ADVICE: Final = {
+    "records": "is the events topic the right one, and its producer sound?",
+    "lists": "is the checkpoint made for these events?",
+}
 
 
 class DeadRecord(Struct, frozen=True):
@@ -80,26 +84,28 @@ class DeadRecord(Struct, frozen=True):
 class DeadLetterGuard:
     """Stops the daemon rather than let it empty a topic into the dead letters.
 
-    Records are counted in windows of `window`; more than `share_limit` of a window dead is fatal, and is noticed as
-    soon as it is certain. A topic whose every record dies therefore loses no more than one window's share.
+    What comes is counted in windows of at least `window`; more than `share_limit` of one dead is fatal, and is noticed
+    as soon as it is certain. A topic whose every record dies therefore loses no more than one window's share. Records
+    that are no events and lists that the model refuses are two things: each has a guard of its own.
     """
 
-    def __init__(self, window: int, share_limit: float) -> None:
+    def __init__(self, counted: Literal["records", "lists"], window: int, share_limit: float) -> None:
+        self._counted = counted
         self._window = window
-        self._allowed = int(window * share_limit)
         self._share_limit = share_limit
         self._seen = 0
         self._dead = 0
 
-    def count(self, records: int, dead: int) -> None:
-        """So many records were read, of which so many are dead; raises Fatal."""
-        self._seen += records
+    def count(self, seen: int, dead: int) -> None:
+        """So many came, of which so many are dead; raises Fatal."""
+        self._seen += seen
         self._dead += dead
-        if self._dead > self._allowed:
+        # one batch may be longer than a window: it is judged as a whole
+        if self._dead > self._share_limit * max(self._window, self._seen):
             raise Fatal(
-                f"{self._dead} of the last {max(self._seen, self._dead)} records are dead letters, above the limit of "
-                f"{self._share_limit:.0%} of {self._window} (stream.dead_letter_share_limit): "
-                "is the events topic the right one, and its producer sound?"
+                f"{self._dead} of the last {self._seen} {self._counted} are dead letters, above the limit of "
+                f"{self._share_limit:.0%} of {self._window} (stream.dead_letter_share_limit, "
+                f"stream.dead_letter_window): {_ADVICE[self._counted]}"
             )
         if self._seen >= self._window:
             self._seen = 0

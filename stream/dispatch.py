@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from aiokafka import TopicPartition
@@ -14,11 +14,14 @@ from aiokafka.errors import KafkaError
 from mtgr.requests import ListRefusal
 from stream.commits import CommitCycle, OutgoingList
 from stream.dead_letters import DeadLetterGuard, DeadRecord
+from stream.errors import Fatal
 from stream.observability import Metrics
 from stream.partition import Partition, PendingList, Phase
 from stream.supervision import SupervisedGenerator
 
 log = structlog.get_logger(__name__)
+
+_PUBLISH_PAUSE_SECONDS: Final = 0.5
 
 _Entry = tuple[Partition, PendingList]
 
@@ -27,7 +30,8 @@ class Dispatcher:
     """Takes the users whose deadlines are the oldest from all partitions into one batch after another.
 
     `max_batches` batches are under way at once, so that the generator never waits for the next. `read_record` gives the
-    source record at an offset back, for a dead letter; None if it is gone.
+    source record at an offset back, for a dead letter; None if it is gone. Lists that Kafka does not take are made
+    again after a pause, until that has failed for `patience_seconds`.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class Dispatcher:
         *,
         max_users: int,
         max_batches: int,
+        patience_seconds: float,
     ) -> None:
         self._partitions = partitions
         self._generator = generator
@@ -51,6 +56,8 @@ class Dispatcher:
         self._max_users = max_users
         self._slots = asyncio.Semaphore(max_batches)
         self._woken = asyncio.Event()
+        self._patience = patience_seconds
+        self._failing_since: float | None = None  # lists could not be published
         self._hurried = False
 
     def wake(self) -> None:
@@ -127,26 +134,35 @@ class Dispatcher:
         now_ms = time.time_ns() // 1_000_000
         lists: list[OutgoingList] = []
         served: list[_Entry] = []
+        refused: list[tuple[Partition, PendingList, ListRefusal]] = []
         for (partition, pending), outcome in zip(batch, outcomes, strict=True):
             if partition.phase is Phase.CLOSED:
                 continue  # its new owner owes the list now
             if isinstance(outcome, ListRefusal):
-                await self._bury(partition, pending, outcome)
+                refused.append((partition, pending, outcome))
                 continue
             metrics.prompt_tokens.inc(outcome.sequence_length)
             metrics.cached_tokens.inc(outcome.cached_tokens)
             lists.append(OutgoingList(partition.make_list(pending, outcome, now_ms), pending.traceparent))
             served.append((partition, pending))
-        if not lists:
-            return
+        self._guard.count(len(batch), len(refused))
+        if lists:
+            await self._publish(lists, served)
+        for partition, pending, refusal in refused:
+            await self._bury(partition, pending, refusal)
+
+    async def _publish(self, lists: Sequence[OutgoingList], served: Sequence[_Entry]) -> None:
+        metrics = self._metrics
+        started = time.monotonic()
         try:
             await self._cycle.publish(lists)
-        except KafkaError as error:
-            log.warning("lists_not_published", lists=len(lists), error=str(error) or type(error).__name__)
+        except (KafkaError, OSError) as error:
             for partition, pending in served:
                 if partition.phase is not Phase.CLOSED:
                     partition.withdraw(pending)
+            await self._not_published(str(error) or type(error).__name__, started)
             return
+        self._failing_since = None
         metrics.lists.inc(len(lists))
         now_ms = time.time_ns() // 1_000_000
         for partition, pending in served:
@@ -154,11 +170,23 @@ class Dispatcher:
                 partition.settle(pending)
             metrics.event_to_list_seconds.observe(max(now_ms - pending.since_ms, 0) / 1000)
 
+    async def _not_published(self, reason: str, started: float) -> None:
+        """Wait a while, the batch's place still taken, before its lists are made again; raises Fatal."""
+        if self._failing_since is None:
+            self._failing_since = started
+        seconds = time.monotonic() - self._failing_since
+        log.warning("lists_not_published", error=reason, failing_for_seconds=round(seconds, 1))
+        if seconds > self._patience:
+            raise Fatal(
+                f"lists could not be published for {seconds:.0f} seconds (kafka.connect_timeout_seconds = "
+                f"{self._patience:g}): {reason}"
+            )
+        await asyncio.sleep(_PUBLISH_PAUSE_SECONDS)
+
     async def _bury(self, partition: Partition, pending: PendingList, outcome: ListRefusal) -> None:
         """Dead-letter the event after which the list was due; the user is served again with the next event."""
         self._metrics.refusals.inc()
         self._metrics.dead_letters["generate"].inc()
-        self._guard.count(0, 1)
         record = await self._read_record(partition.tp, pending.trigger.offset)
         if partition.phase is Phase.CLOSED:
             return

@@ -67,13 +67,16 @@ class PendingList(Struct, frozen=True):
 
 
 class CommitWork(Struct, frozen=True):
-    """What one commit must make durable for one partition, and the source offset that it then covers."""
+    """What one commit must make durable for one partition, and the source offset that it then covers.
+
+    offset: None while nothing was read since the restore, though lists owed from before may be settled already.
+    """
 
     partition: Partition
     changes: list[Change]
     states: list[UserState]
     dead: list[DeadRecord]
-    offset: int
+    offset: int | None
     nbytes: int
 
 
@@ -240,7 +243,7 @@ class Partition:
     def take_work(self) -> CommitWork | None:
         """Everything since the last call that a commit must make durable; None if nothing happened."""
         offset = self.next_offset
-        if offset is None or (not self._dirty and not self._dead and offset == self._committed_offset):
+        if not self._dirty and not self._dead and offset == self._committed_offset:
             return None
         states = list(self._dirty.values())
         self._dirty.clear()
