@@ -116,7 +116,7 @@ class EventProducer:
         sent, headers, content_type = self.sent, self._headers, self._content_type
         delay = self._pace.delay
         try:
-            while bunch := await _unless(stopped, _in_thread(lambda: next(bunches, ()))):
+            while bunch := await self._next_bunch(producer, bunches, stopped):
                 for event in bunch:
                     if (wait := delay(monotonic(), event.timestamp_ms)) > 0.0:
                         await self._flush_begun(producer)
@@ -137,6 +137,23 @@ class EventProducer:
                     raise self._failure
         finally:
             stopped.cancel()
+
+    async def _next_bunch(
+        self,
+        producer: AIOKafkaProducer,
+        bunches: Iterator[Sequence[Event]],
+        stopped: asyncio.Task[Any],
+    ) -> Sequence[Event]:
+        """What is read next, or nothing at the end or if `stopped` is first; a slow input holds nothing back."""
+        reading = _in_thread(lambda: next(bunches, ()))
+        await asyncio.wait([reading, stopped], timeout=_TICK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            await self._flush_begun(producer)
+            await asyncio.wait([reading, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if reading.done():
+            return reading.result()
+        reading.cancel()
+        return ()
 
     async def _submit(self, producer: AIOKafkaProducer, partition: int) -> None:
         """Hand a batch to Kafka, as soon as the one before it is on its way."""
@@ -219,12 +236,3 @@ def _in_thread(function: Callable[[], T]) -> asyncio.Future[T]:
 
     Thread(target=work, daemon=True).start()
     return future
-
-
-async def _unless(stopped: asyncio.Task[Any], future: asyncio.Future[Sequence[Event]]) -> Sequence[Event]:
-    """What the future gives, or nothing if `stopped` is first."""
-    await asyncio.wait([future, stopped], return_when=asyncio.FIRST_COMPLETED)
-    if future.done():
-        return future.result()
-    future.cancel()
-    return ()

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from mtgr.datasets.columns import ColumnMapping
-from mtgr.datasets.csv_log import read_csv
 from mtgr.datasets.wire_log import read_lines, read_wire_log
 from mtgr.errors import InputError
 from schemas.events import Event
@@ -53,6 +52,8 @@ def read_file(
         return read_wire_log(file, on_invalid)
     if b"\0" in first or first.startswith(b"PAR1"):
         raise InputError(f"{file}: is neither JSON lines nor CSV (plain or gzip)")
+    from mtgr.datasets.csv_log import read_csv  # polars takes longer to import than many a log to read
+
     return read_csv(file, mapping, on_invalid)
 
 

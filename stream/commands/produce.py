@@ -89,9 +89,9 @@ def command(
         raise click.UsageError(
             "- (standard input) goes neither with other files, nor with --resume or --mapping"
         )
+    columns = parse_mapping(mapping) if mapping else None
     configure_logging(settings.log)
     quieten()
-    columns = parse_mapping(mapping) if mapping else None
     run = _Run(settings.topics.events, skip_invalid)
     position = None
     if resume is not None:

@@ -1,0 +1,28 @@
+"""Arguments that cannot be meant are refused before anything is sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from mtgr.errors import InputError
+from stream.cli import cli
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rate", "5", "--log-speed"], "exclude each other"),
+        (["--speedup", "5"], "--speedup is for --log-speed"),
+        (["--mapping", "user=u"], "video and time must be given"),
+        (["-"], "standard input"),
+    ],
+)
+def test_wrong_arguments_name_themselves(tmp_path: Path, arguments: list[str], message: str) -> None:
+    """Paces that exclude each other, half a mapping, standard input beside a file."""
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"type":"like","event_id":"e","user_id":"u","video_id":"v","timestamp_ms":1}\n')
+    with pytest.raises((click.UsageError, InputError), match=message):
+        cli.main(["produce", str(log), *arguments], standalone_mode=False)
