@@ -102,11 +102,13 @@ class EventProducer:
             raise SendFailed(f"topic {self._topic}: {type(error).__name__}: {error}") from error
         finally:
             reporting.cancel()
-            self._acknowledge()
-            self._on_progress(self.sent)
             # a producer whose broker is gone would wait for it without end
             with suppress(TimeoutError):
                 await asyncio.wait_for(producer.stop(), _STOP_SECONDS)
+            with suppress(asyncio.CancelledError):
+                await reporting
+            self._acknowledge()
+            self._on_progress(self.sent)
 
     async def _send_all(
         self, producer: AIOKafkaProducer, partitions: int, bunches: Iterator[Sequence[Event]]

@@ -93,9 +93,9 @@ def command(
     configure_logging(settings.log)
     quieten()
     run = _Run(settings.topics.events, skip_invalid)
-    position = None
     if resume is not None:
         position = Position.start_of(files, settings.topics.events, columns).resumed_from(resume)
+        position.save(resume, position.acknowledged)  # a file that cannot be written is better told now
         run.resume(resume, position)
     bunches = run.read_stdin() if from_stdin else run.read_files(files, columns)
     if limit is not None:
@@ -193,9 +193,9 @@ class _Run:
 
         def on_signal(number: int) -> None:
             stopped_by.append(number)
-            if len(stopped_by) == 1:
+            if len(stopped_by) == 1 and producer.sent.events:
                 producer.stop()
-            else:
+            else:  # for the second time, or while it still waits for a broker
                 running.cancel()
 
         loop = asyncio.get_running_loop()
@@ -208,7 +208,7 @@ class _Run:
             again = "" if self._resume is None else f"; run again to go on after event {self._done(producer)}"
             raise click.ClickException(f"{error}{again}") from None
         except asyncio.CancelledError:
-            if len(stopped_by) < 2:
+            if not stopped_by:
                 raise
         finally:
             if producer.sent.events:
