@@ -140,8 +140,6 @@ class StreamSettings(Struct, frozen=True, kw_only=True):
     """The daemon stops when more than this share of recent records are dead letters; 1 never stops it."""
     dead_letter_window: Positive = 1_000
     """Records over which the share of dead letters is taken."""
-    delivery: Literal["at_least_once"] = "at_least_once"
-    """Guarantee for lists: each at least once, with a deterministic `list_id` to deduplicate by."""
 
 
 class HttpSettings(Struct, frozen=True, kw_only=True):
