@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -45,6 +46,7 @@ class SupervisedGenerator:
         self._metrics = metrics
         self._health = health
         self._generator: Generator | None = None
+        self._broken = True  # there is no engine, or it failed and was not restarted yet
         self._failures = 0  # since the last success
         self._recoveries = 0  # batches that wait for their recovery, or are in it
         self._recovery = asyncio.Lock()
@@ -59,11 +61,10 @@ class SupervisedGenerator:
 
     async def recommend(self, requests: Sequence[ListRequest]) -> list[ListOutcome]:
         """One outcome for each request, in order; raises Fatal."""
-        await self._sound.wait()
-        try:
+        while not self._sound.is_set():
+            await self._sound.wait()
+        with contextlib.suppress(EngineFailed):
             return await self._attempt(requests)
-        except EngineFailed as error:
-            self._failed(error, len(requests))
         self._sound.clear()
         self._recoveries += 1
         try:
@@ -77,48 +78,55 @@ class SupervisedGenerator:
 
     async def close(self) -> None:
         """Close the engine."""
+        self._broken = True
         generator, self._generator = self._generator, None
         if generator is not None:
             await generator.close()
 
     async def _attempt(self, requests: Sequence[ListRequest]) -> list[ListOutcome]:
         generator = self._generator
-        if generator is None:
-            raise EngineFailed("the engine was closed")
         started = time.monotonic()
         try:
-            async with asyncio.timeout(self._timeout):
-                outcomes = await generator.recommend(requests)
-        except TimeoutError:
-            raise EngineFailed(
-                f"no answer within {self._timeout:g} seconds (generator.request_timeout_seconds)"
-            ) from None
+            if generator is None:
+                raise EngineFailed("the engine was closed")
+            try:
+                async with asyncio.timeout(self._timeout):
+                    outcomes = await generator.recommend(requests)
+            except TimeoutError:
+                raise EngineFailed(
+                    f"no answer within {self._timeout:g} seconds (generator.request_timeout_seconds)"
+                ) from None
+        except EngineFailed as error:
+            # an engine that breaks fails every batch at it: that is one failure
+            first = not self._broken and generator is self._generator
+            self._broken = self._broken or first
+            self._failed(error, len(requests), counts=first)
+            raise
         self._metrics.generation_seconds.observe(time.monotonic() - started)
         self._failures = 0
         return outcomes
 
     async def _recover(self, requests: Sequence[ListRequest]) -> list[ListOutcome]:
-        await self._restart()
+        await self._repair()
         try:
             return await self._attempt(requests)
         except EngineFailed as error:
-            self._failed(error, len(requests))
             failure = error
-        await self._restart()
-        if len(requests) == 1:
-            return [_refuse(requests[0], failure)]
         outcomes: list[ListOutcome] = []
-        for request in requests:
-            try:
-                outcomes.extend(await self._attempt([request]))
-            except EngineFailed as error:
-                self._failed(error, 1)
-                outcomes.append(_refuse(request, error))
-                await self._restart()
+        if len(requests) == 1:
+            outcomes.append(_refuse(requests[0], failure))
+        else:
+            for request in requests:
+                await self._repair()
+                try:
+                    outcomes.extend(await self._attempt([request]))
+                except EngineFailed as error:
+                    outcomes.append(_refuse(request, error))
+        await self._repair()
         return outcomes
 
-    def _failed(self, error: EngineFailed, users: int) -> None:
-        self._failures += 1
+    def _failed(self, error: EngineFailed, users: int, *, counts: bool) -> None:
+        self._failures += counts
         self._metrics.generation_failures.inc()
         log.warning("engine_failed", error=str(error), users=users, failures_in_a_row=self._failures)
         if self._failures > self._max_restarts:
@@ -127,7 +135,10 @@ class SupervisedGenerator:
                 f"{self._max_restarts}): {error}"
             ) from error
 
-    async def _restart(self) -> None:
+    async def _repair(self) -> None:
+        """Restart the engine if it broke and nobody has restarted it yet."""
+        if not self._broken:
+            return
         self._health.not_ready(_COMPONENT, "the engine restarts after a failure")
         await self.close()
         self._metrics.engine_restarts.inc()
@@ -143,12 +154,13 @@ class SupervisedGenerator:
                 info = await generator.start()
             except EngineFailed as error:
                 await generator.close()
-                self._failed(error, 0)
+                self._failed(error, 0, counts=True)
             except BaseException:
                 await generator.close()
                 raise
             else:
                 self._generator = generator
+                self._broken = False
                 log.info("engine_started", seconds=round(time.monotonic() - started, 2), model=info.name)
                 self._health.ready(_COMPONENT)
                 return info
