@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
@@ -11,9 +10,8 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import GroupAuthorizationFailedError
 from daemons import Deployment, inside
 from events import EventMaker, all_outgoing, names
-from expectations import all_committed, all_served, changelog_states, check_durable, stored_states
-from generators import Script
-from records import DEADLINE_SECONDS, eventually, produce, read_to_end
+from expectations import all_committed, all_served, changelog_states, stored_states
+from records import DEADLINE_SECONDS, produce, read_to_end
 
 from mtgr.reference import ReferenceRecommender
 from stream import changelog

@@ -56,6 +56,13 @@ class Running(DaemonProcess):
         """SIGTERM."""
         self.child.send(signal.SIGTERM)
 
+    async def drain(self, within: float = DEADLINE_SECONDS) -> None:
+        """SIGTERM, and return once it has ended in good order; fails with the end of its log otherwise."""
+        self.terminate()
+        code = await self.ended(within)
+        tail = "\n".join(self.child.output().splitlines()[-20:])
+        assert code == 0, f"{self.child.name} ended with exit code {code}:\n{tail}"
+
     def kill(self) -> None:
         """SIGKILL."""
         self.child.kill()
