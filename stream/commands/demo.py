@@ -24,6 +24,7 @@ from stream.observability import configure_logging
 from stream.settings import LogSettings
 
 _WORK = Path(".run")
+_TRAINING_SECONDS = 90.0
 
 
 @click.command()
@@ -103,21 +104,29 @@ def _described(log: DemoLog, data: Path | None) -> str:
 
 def _train(log: DemoLog, checkpoint: Path) -> None:
     command = [sys.executable, "-m", "stream", "train", "--preset", "tiny"]
-    done = subprocess.run([*command, "--events", str(log.training), "--out", str(checkpoint)], check=False)
+    command += [
+        "--events",
+        str(log.training),
+        "--out",
+        str(checkpoint),
+        "--max-seconds",
+        str(_TRAINING_SECONDS),
+    ]
+    done = subprocess.run(command, check=False)
     if done.returncode:
         raise click.ClickException(f"training ended with exit code {done.returncode}")
 
 
 def _summary(report: Report) -> Table:
     table = Table(box=None, show_header=False, title="Summary, counted in Kafka", title_justify="left")
-    table.add_column(justify="right", style="bold")
-    table.add_column()
-    repeated = f", {report.duplicates:,} of them repeated" if report.duplicates else ""
-    events = f"{report.history_events:,} of history and {report.live_events:,} live{repeated}"
-    table.add_row(f"{report.history_events + report.live_events:,}", f"events, {events}")
+    table.add_column(justify="right", style="bold", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_row(f"{report.live_events:,}", f"live events, after {report.history_events:,} of history")
+    table.add_row(f"{report.duplicates:,}", "of all these were duplicates")
     live = report.live
-    lists = f", {live.lists:,} of them for the live events of {live.users:,} users" if live else ", none live"
-    table.add_row(f"{report.all_lists:,}", f"recommendation lists{lists}")
+    if live:
+        table.add_row(f"{live.lists:,}", f"recommendation lists for the live events of {live.users:,} users")
+    table.add_row(f"{report.all_lists:,}", "recommendation lists in all")
     table.add_row(f"{report.dead_letters:,}", "dead letters")
     if live:
         table.add_row(f"{live.median_ms:,.0f} ms", "from live event to list, median")

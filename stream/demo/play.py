@@ -36,7 +36,7 @@ _SETTLE_SECONDS: Final = 30.0
 _POLL_SECONDS: Final = 0.25
 _BUNCH_EVENTS: Final = 500
 # of what the daemon did while it caught up: a stream must leave room for what comes at once
-_LOAD: Final = 0.5
+_LOAD: Final = 0.4
 
 
 class Report(Struct, frozen=True):
@@ -107,8 +107,6 @@ class Play:
     async def _run(self, seconds: float, rate: float | None) -> Report:
         settings, log = self._settings, self._log
         await ensure_topics(settings)
-        await self._produce(log.history, Unpaced())
-        self._say(f"{len(log.history):,} events of {log.users:,} users are in Kafka as their history")
         with DaemonProcess(self._directory, self._values) as daemon:
             await self._until(daemon, daemon.is_ready, _READY_SECONDS, "ready")
             self._say(f"the daemon is ready, as process {daemon.child.pid}; its log is {daemon.child.log}")
@@ -150,18 +148,20 @@ class Play:
             stopping.cancel()
 
     async def _catch_up(self, daemon: DaemonProcess) -> float:
-        """Wait until every user of the history has a list; returns the lists a second that took."""
-        lists = 0.0
+        """Send the history and wait until every user of it has a list; returns the lists a second that took."""
+        history, lists = self._log.history, 0.0
 
         def caught_up() -> bool:
             nonlocal lists
             metrics = daemon.metrics()
             lists = metrics.get("mtgr_lists_total", 0.0)
-            return _is_idle(metrics, len(self._log.history))
+            return _is_idle(metrics, len(history))
 
         began = monotonic()
+        await self._produce(history, Unpaced())
+        self._say(f"{len(history):,} events of {self._log.users:,} users are in Kafka as their history")
         await self._until(daemon, caught_up, _CATCH_UP_SECONDS, "caught up with the history")
-        seconds = monotonic() - began + _POLL_SECONDS  # it may have begun a poll before
+        seconds = max(monotonic() - began, _POLL_SECONDS)
         self._say(f"caught up in {seconds:.1f} s, with {lists:,.0f} lists; what comes now is live")
         return lists / seconds
 
