@@ -13,6 +13,9 @@ from schemas.errors import Stage
 PREFIX: Final = "__connect.errors."
 MAX_MESSAGE_CHARACTERS: Final = 1_024
 
+REPLAYED_HEADER: Final = "mtgr.replayed"
+"""Marks a record that was sent back from the dead letters: its event may be in its user's sequence already."""
+
 Header = tuple[str, bytes | None]
 
 

@@ -13,6 +13,7 @@ from msgspec import Struct
 from mtgr.config import capacity
 from mtgr.requests import ListRequest, ListResult
 from schemas.codecs import CONTENT_TYPE_HEADER, decode_event
+from schemas.dead_letters import REPLAYED_HEADER
 from schemas.errors import Stage, UndecodableEvent
 from schemas.events import Favorite, Like, Share, Watch
 from schemas.lists import ModelVersion, RecommendationList, RecommendedVideo, TriggerEvent
@@ -139,11 +140,14 @@ class Partition:
         for record in records:
             value = record.value
             content_type = traceparent = None
+            replayed = False
             for name, header in record.headers:
                 if name == CONTENT_TYPE_HEADER:
                     content_type = header
                 elif name == _TRACEPARENT:
                     traceparent = header
+                elif name == REPLAYED_HEADER:
+                    replayed = True
             nbytes += len(value or b"")
             try:
                 if value is not None and len(value) > max_bytes:
@@ -163,7 +167,8 @@ class Partition:
             state = get_state(user_id)
             if record.offset <= state.offset:
                 continue  # folded in before a restart that came between its commit and the offset's
-            if state.fold(event, record.offset, record.timestamp, traceparent, max_events):
+            folded = state.fold(event, record.offset, record.timestamp, traceparent, max_events)
+            if folded or (replayed and state.owe_again(event.event_id, record.offset, record.timestamp)):
                 dirty[user_id] = state
                 note(user_id, now)
             else:

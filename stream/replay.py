@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from msgspec import Struct, field
 
 from schemas.codecs import CONTENT_TYPE_HEADER, JSON, decode_event, encode_event
-from schemas.dead_letters import DeadLetter, Header, original_headers
+from schemas.dead_letters import REPLAYED_HEADER, DeadLetter, Header, original_headers
 from schemas.errors import Stage, UndecodableEvent
 from stream.kafka import client_options, connected, producer_options
 from stream.repairs import LetterRecord, Repair
@@ -23,6 +23,7 @@ log = structlog.get_logger(__name__)
 
 _BATCH_LETTERS: Final = 500
 _POLL_MS: Final = 500
+_REPLAYED: Final[Header] = (REPLAYED_HEADER, b"true")
 _CONTENT_TYPE: Final[Header] = (CONTENT_TYPE_HEADER, JSON.encode())
 
 
@@ -193,6 +194,7 @@ class Replayer:
         if repaired is None and record.key is not None and record.key != key:
             shown = record.key.decode(errors="backslashreplace")
             return f"key {shown!r} is not user_id {event.user_id!r}: repair the value to say which is right"
+        headers = [*(header for header in headers if header[0] != REPLAYED_HEADER), _REPLAYED]
         return _Outgoing(letter.topic, key, value, headers)
 
 

@@ -182,6 +182,19 @@ class UserState:
             self.cut(max_events)
         return True
 
+    def owe_again(self, event_id: str, offset: int, arrived_ms: int) -> bool:
+        """Owe the list after this event once more, if it is the last one and nothing is owed; else False.
+
+        For an event that came back from the dead letters, where it went because its list could not be made.
+        """
+        if self.unserved or event_id != self.event_id:
+            return False  # a list that is owed or has been made since serves it too
+        self.dirty = True
+        self.offset = offset
+        self.unserved = 1
+        self.unserved_since_ms = arrived_ms
+        return True
+
     def _holds(self, digest: bytes) -> bool:
         """Whether a record begins with the digest: the eight bytes could also stand across two fields."""
         at = self.records.find(digest)

@@ -22,6 +22,7 @@ from strategies import events, identifiers
 from mtgr.history import History, event_digest
 from mtgr.requests import ListResult
 from schemas.codecs import encode_event
+from schemas.dead_letters import REPLAYED_HEADER
 from schemas.lists import RecommendationList
 from stream.dead_letters import DeadRecord
 from stream.partition import CommitWork, Partition, PendingList, Phase
@@ -551,3 +552,30 @@ def test_no_crash_loses_an_event_or_an_owed_list() -> None:
     run_state_machine_as_test(
         LifeMachine, settings=settings(max_examples=120, stateful_step_count=50, deadline=None)
     )
+
+
+# ---- back from the dead letters
+
+
+def test_a_replayed_event_is_owed_its_list_again_though_it_is_in_the_sequence() -> None:
+    """A list that the model refused is asked for once more when its event is sent back."""
+    partition = running()
+    partition.fold([record_of(EVENT, 0)], 0.0)
+    for pending in take_all(partition):
+        partition.settle(pending)
+    counts = partition.fold([record_of(EVENT, 1, headers=((REPLAYED_HEADER, b"true"),))], 0.0)
+    (again,) = take_all(partition)
+    assert counts.duplicates == 0
+    assert (again.trigger.event_id, again.trigger.offset) == ("e", 1)
+    assert len(again.state) == 1
+
+
+def test_a_replayed_event_that_a_later_list_serves_changes_nothing() -> None:
+    """Only the last event can be owed a list again: a later one's list has been made with both."""
+    partition = running()
+    partition.fold([record_of(EVENT, 0), record_of(like("u", "later"), 1)], 0.0)
+    for pending in take_all(partition):
+        partition.settle(pending)
+    counts = partition.fold([record_of(EVENT, 2, headers=((REPLAYED_HEADER, b"true"),))], 0.0)
+    assert counts.duplicates == 1
+    assert take_all(partition) == []
