@@ -475,7 +475,9 @@ class LifeMachine(RuleBasedStateMachine):
         for dead in self.work.dead:
             self.dead.append(dead.letter.offset)
             if dead.letter.stage == "generate":
-                self.outcomes[str((dead.key or b"").decode())] = dead.letter.offset
+                user = str((dead.key or b"").decode())
+                # a list made since may have been published before this cycle
+                self.outcomes[user] = max(self.outcomes.get(user, -1), dead.letter.offset)
 
     @precondition(lambda self: self.work is not None)
     @rule()
