@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +117,7 @@ def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
             raise InputError(f"{path}: {key} is {data[key]!r}, where the model section gives {value!r}")
 
     catalog_path = root / CATALOG_FILE
-    catalog_json = catalog_path.read_bytes()
+    catalog_json = _read(catalog_path)
     catalog = Catalog.from_json(catalog_json, config.unknown_buckets, str(catalog_path))
     if len(catalog) != config.n_items:
         raise InputError(f"{catalog_path}: {len(catalog)} videos, where {path} has n_items {config.n_items}")
@@ -140,19 +139,19 @@ def save_checkpoint(
     catalog: Catalog,
     state_dict: Mapping[str, Tensor],
 ) -> Checkpoint:
-    """Write a checkpoint so that the directory holds either all of it or what it held before.
+    """Write a checkpoint whole and then put it in place, so that no reader ever meets a part of one.
 
-    An earlier checkpoint there is replaced. Raises InputError if `directory` holds anything else.
+    An earlier checkpoint there is replaced. Raises InputError if `directory` holds anything else, or cannot
+    be written.
     """
     from safetensors.torch import save_file
 
-    target = Path(directory)
+    target = Path(directory).resolve()
     check_target(target)
     RowEncoder(config, catalog)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    work = target.parent / f".{target.name}.{os.getpid()}"
     try:
-        work.chmod(0o755)
+        work.mkdir(parents=True)
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items()}
         save_file(tensors, work / WEIGHTS_FILE, metadata={"format": "pt"})
         (work / CATALOG_FILE).write_bytes(catalog.to_json())
@@ -168,13 +167,23 @@ def save_checkpoint(
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         _put_in_place(work, target)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{target}: the checkpoint cannot be written: {error}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return open_checkpoint(target)
 
 
 def check_target(target: Path) -> None:
-    """InputError if a checkpoint must not be written there: it is a file, or a directory of other things."""
+    """InputError if no checkpoint can be put there, so that it is told before the work and not after it.
+
+    There may be nothing yet, an empty directory, or an earlier checkpoint; anything else is kept.
+    """
+    parent = target.resolve().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise InputError(f"{target}: cannot be written, since {parent} is no writable directory")
     if not target.exists():
         return
     if not target.is_dir():
@@ -192,7 +201,7 @@ def _put_in_place(work: Path, target: Path) -> None:
         work.rename(target)
         return
     # a directory cannot be renamed over a full one: the old one steps aside first
-    aside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    aside = work.with_name(f"{work.name}.replaced")
     target.rename(aside)
     try:
         work.rename(target)
@@ -224,7 +233,7 @@ def _engine_keys(config: ModelConfig) -> dict[str, Any]:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
-        data = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        data = msgspec.json.decode(_read(path), type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a JSON object: {error}") from None
     if data.get("model_type", MODEL_TYPE) != MODEL_TYPE:
@@ -266,6 +275,13 @@ def _check_digest(path: Path, digest: str, expected: object) -> None:
         )
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
 def _file_digest(path: Path) -> str:
     digest = xxh3_128()
     with path.open("rb") as file:
@@ -279,3 +295,5 @@ def _open_weights(path: Path, framework: str) -> Any:
         return safe_open(path, framework=framework)
     except SafetensorError as error:
         raise InputError(f"{path}: not a whole safetensors file: {error}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None

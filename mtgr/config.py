@@ -11,7 +11,6 @@ from msgspec import Meta, Struct
 
 from mtgr.errors import InputError
 
-PositiveInt = Annotated[int, Meta(ge=1)]
 Name = Annotated[str, Meta(pattern="^[a-z][a-z0-9_-]*$", max_length=64)]
 
 BLOCK_EVENTS: Final = 16  # sequences are cut in whole KV-cache blocks

@@ -71,10 +71,9 @@ class TrainingLoop:
         began = time.monotonic()
         tokens = 0
         mean = math.nan
-        steps = 0
         for epoch in range(self._n_epochs):
             plan = self._batcher.plan()
-            steps = max(steps, len(plan) * self._n_epochs)
+            steps = self.step + len(plan) * (self._n_epochs - epoch)
             for place, windows in enumerate(plan):
                 batch = self._batcher.batch(windows).to(self._device)
                 done = max(self.step / steps, (time.monotonic() - began) / max_seconds)

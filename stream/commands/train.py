@@ -107,7 +107,7 @@ def command(
         click.echo(
             f"skipped {skipped.count} records that are no events, the first: {skipped.first}", err=True
         )
-    _report(trained, f"{checkpoint.directory} ({checkpoint.name}, version {checkpoint.version})")
+    _report(trained, f"{out} ({checkpoint.name}, version {checkpoint.version})")
 
 
 class _Skipped:
