@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -10,7 +11,7 @@ from typing import Any, Final
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
 
 from stream.dead_letters import DeadLetterGuard
 from stream.errors import Fatal
@@ -128,9 +129,10 @@ class Source:
     def _fold(self, tp: TopicPartition, records: list[Any]) -> None:
         partition = self._partitions.get(tp)
         if partition is None or partition.phase is not Phase.RUNNING:
-            # fetched before the pause of its assignment took hold; whoever owns the partition reads it from there
-            if partition is not None and partition.phase is Phase.RESTORING:
-                self._consumer.seek(tp, records[0].offset)
+            if partition is None or partition.phase is Phase.RESTORING:
+                # fetched before the pause of its assignment took hold: read it again when the state is there
+                with contextlib.suppress(IllegalStateError):  # not assigned any more
+                    self._consumer.seek(tp, records[0].offset)
             return
         counts = partition.fold(records, time.monotonic())
         metrics = self._metrics
