@@ -50,6 +50,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(UV) pip uninstall --quiet --python $(BIN)/python $(OTHER_VLLM)
 	$(UV) pip install --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRA)]' --group dev
+	$(if $(filter cpu,$(EXTRA)),$(BIN)/python -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null || {
+	  echo "make setup: vLLM on the CPU needs libnuma.so.1: install it (on Debian: libnuma1)" >&2
+	  exit 1
+	})
 	touch $@
 
 .PHONY: run

@@ -44,13 +44,15 @@ class Screen:
         now = monotonic()
         if self._live is not None and now - self._shown >= _FRAME_SECONDS:
             self._shown = now
-            lists = [arrival.recommended for arrival in self._latest]
-            title = f"{self._lists:,} lists, {self.progress}"
-            events = [self._events.get(each.trigger.event_id) for each in lists]
-            self._live.update(list_table(lists, events, title), refresh=True)
+            self._draw(self._live)
         elif self._live is None and now - self._shown >= _LINE_SECONDS:
             self._shown = now
             self._console.print(self._line(arrivals[-1]), highlight=False, soft_wrap=True)
+
+    def _draw(self, live: Live) -> None:
+        lists = [arrival.recommended for arrival in self._latest]
+        events = [self._events.get(each.trigger.event_id) for each in lists]
+        live.update(list_table(lists, events, f"{self._lists:,} lists, {self.progress}"), refresh=True)
 
     def _line(self, arrival: Arrival) -> str:
         each = arrival.recommended
@@ -76,4 +78,5 @@ class Screen:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._live is not None:
+            self._draw(self._live)
             self._live.stop()
