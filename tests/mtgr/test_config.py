@@ -1,0 +1,85 @@
+"""Promises of mtgr.config: presets are what they say, and a wrong config is told in one clear line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mtgr.config import BLOCK_EVENTS, PRESETS, DiscreteFeature, ModelConfig, parse_config, preset
+from mtgr.errors import InputError
+
+TINY = PRESETS["tiny"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_keeps_its_own_bounds_and_reads_back(name: str) -> None:
+    """Every preset passes the validation of a config from a file, and is the same afterwards."""
+    assert parse_config(preset(name).to_dict()) == PRESETS[name]
+
+
+@given(st.integers(1, 4096).map(lambda blocks: blocks * BLOCK_EVENTS))
+def test_a_sequence_grows_by_a_quarter_in_whole_blocks(max_events: int) -> None:
+    """The capacity is the first whole block at or above 125 %, and the longest sequence has the profile too."""
+    config = TINY.replace(max_events=max_events)
+    assert config.capacity % BLOCK_EVENTS == 0
+    assert 0 <= config.capacity - 1.25 * max_events < BLOCK_EVENTS
+    assert config.max_length == config.capacity + 1
+
+
+def test_token_ids_are_items_then_buckets_then_the_profile() -> None:
+    """Ids do not overlap, and the vocabulary holds them all."""
+    config = TINY.replace(n_items=100, unknown_buckets=8)
+    assert (config.n_indices, config.profile_id, config.vocab_size) == (108, 108, 109)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_modle": 64}, "unknown key 'd_modle'; did you mean 'd_model'?"),
+        ({"wheels": 4}, "unknown key 'wheels'; known are d_model, "),
+        ({"d_model": 4}, "Expected `int` >= 8 - at `$.d_model`"),
+        ({"d_model": "64"}, "Expected `int`, got `str` - at `$.d_model`"),
+        ({"n_layers": 0}, "Expected `int` >= 1 - at `$.n_layers`"),
+        ({"max_events": 100}, "multiple of 16 - at `$.max_events`"),
+        ({"temperature": 0}, "Expected `float` > 0.0 - at `$.temperature`"),
+        ({"positions": "relative"}, "Invalid enum value 'relative' - at `$.positions`"),
+        ({"n_items": 1 << 24}, "n_items + unknown_buckets is 16777280, where 3 byte lanes hold 16777216"),
+        ({"continuous": []}, "`$.continuous`"),
+        ({"discrete": [{"name": "hour", "size": 24}] * 2}, "feature 'hour' stands there 2 times"),
+        ({"discrete": [{"name": "hour", "size": 300}]}, "feature 'hour': 300 values do not fit 1 byte lanes"),
+        ({"discrete": [{"name": "hour", "sice": 24}]}, "unknown field `sice` - at `$.discrete[0]`"),
+    ],
+)
+def test_a_wrong_config_names_the_field_and_what_would_be_right(
+    changes: dict[str, Any], message: str
+) -> None:
+    """The error begins with the source and holds the field, the value or bound, and for a key the nearest one."""
+    with pytest.raises(InputError) as caught:
+        parse_config({**TINY.to_dict(), **changes}, "some/config.json: model")
+    assert str(caught.value).startswith("some/config.json: model: ")
+    assert message in str(caught.value)
+
+
+def test_a_missing_field_is_named() -> None:
+    """A config without a needed field says which."""
+    data = TINY.to_dict()
+    del data["n_heads"]
+    with pytest.raises(InputError, match="missing required field `n_heads`"):
+        parse_config(data)
+
+
+def test_a_preset_that_is_not_there_names_the_nearest() -> None:
+    """A slip in a preset's name is answered by the name that was meant."""
+    with pytest.raises(InputError, match="unknown preset 'meduim'; did you mean 'medium'"):
+        preset("meduim")
+
+
+def test_features_decide_the_width_of_a_row() -> None:
+    """A feature of more lanes or a feature less changes the row by as many lanes."""
+    wider = TINY.replace(discrete=[{"name": "hour", "size": 24, "lanes": 2}])
+    assert wider.discrete == (DiscreteFeature("hour", 24, 2),)
+    assert wider.row_width == 1 + 3 + 2 + len(TINY.continuous)
+    assert isinstance(wider, ModelConfig)
