@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import structlog
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["EngineOptions", "RecommendationEngine"]
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _STOP_SECONDS: Final = 5.0
 """How long an engine process may take to end before it is killed."""
@@ -57,15 +60,9 @@ class RecommendationEngine:
         """
         await self.close()
         began = time.monotonic()
-        starting = asyncio.get_running_loop().run_in_executor(None, self._start)
-        try:
-            self._llm = await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            # the thread cannot be stopped half-way: what it brings up is taken down again
-            starting.add_done_callback(_discard)
-            raise
+        self._llm = await _in_thread(self._start, undo=_shut_down)
         log.info(
-            "engine_started",
+            "engine_process_started",
             seconds=round(time.monotonic() - began, 1),
             model=self._checkpoint.name,
             version=self._checkpoint.version,
@@ -117,7 +114,12 @@ class RecommendationEngine:
             queue.put(EngineFailed("the engine was closed"))
         if llm.output_handler is not None:
             llm.output_handler.cancel()  # else it logs the end of its engine as an error
-        await asyncio.to_thread(llm.shutdown, _STOP_SECONDS)
+        await asyncio.to_thread(_shut_down, llm)
+
+    @property
+    def failed(self) -> bool:
+        """Whether a started engine has broken; it can be started again."""
+        return self._llm is not None and self._llm.errored
 
     @property
     def process_ids(self) -> list[int]:
@@ -142,6 +144,38 @@ class RecommendationEngine:
             raise EngineFailed(f"vLLM did not start: {error}") from error
 
 
-def _discard(starting: asyncio.Future[AsyncLLM]) -> None:
-    if not starting.cancelled() and starting.exception() is None:
-        starting.result().shutdown(_STOP_SECONDS)
+def _shut_down(llm: AsyncLLM) -> None:
+    llm.shutdown(_STOP_SECONDS)
+
+
+async def _in_thread(function: Callable[[], T], *, undo: Callable[[T], None]) -> T:
+    """What a blocking function gives, from a thread that does not keep the process from ending.
+
+    A caller that is cancelled does not wait; what the function gives after that is undone.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def deliver(value: T | None, error: BaseException | None) -> None:
+        if not outcome.cancelled():
+            if error is not None:
+                outcome.set_exception(error)
+            else:
+                outcome.set_result(cast("T", value))
+        elif error is None:
+            threading.Thread(target=undo, args=(value,), name="engine-undo").start()
+
+    def work() -> None:
+        value, error = None, None
+        try:
+            value = function()
+        except BaseException as raised:  # noqa: BLE001  it is the caller's
+            error = raised
+        try:
+            loop.call_soon_threadsafe(deliver, value, error)
+        except RuntimeError:  # the loop is closed, nobody waits
+            if value is not None:
+                undo(value)
+
+    threading.Thread(target=work, name="engine-start", daemon=True).start()
+    return await outcome

@@ -1,20 +1,11 @@
-"""vLLM's executor for one device, run within the engine process and tied to the process that started it."""
+"""vLLM's executor for one device, run within the engine process."""
 
 from __future__ import annotations
 
-import atexit
-import multiprocessing
-import os
-import sys
-import threading
-from typing import Final
-
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
-_ENGINE_PROCESS: Final = "EngineCore"  # how vLLM names it
-
-
-_exit_code = 1
+from mtgr.serving.ownership import belong_to_parent, ignore_interrupts, in_engine_process, leave_quickly
+from mtgr.serving.quiet import quieten
 
 
 class OwnedExecutor(UniProcExecutor):  # type: ignore[misc]
@@ -24,34 +15,20 @@ class OwnedExecutor(UniProcExecutor):  # type: ignore[misc]
     each step. Named by its path, this class is taken as it is.
     """
 
+    def _init_executor(self) -> None:
+        if in_engine_process():
+            ignore_interrupts()  # vLLM has just said otherwise
+        super()._init_executor()
+
     def shutdown(self) -> None:
-        """Release the worker; what is left for the process is to exit."""
-        global _exit_code
+        """Release the worker; an engine process then exits at once, where its interpreter would take seconds."""
         super().shutdown()
-        _exit_code = 0
-
-
-def _end_well() -> None:
-    """Let an engine process end with the one that started it, however that one ends, and end at once.
-
-    vLLM's own outlives a parent that is killed, and takes seconds to take its interpreter apart.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is None or not multiprocessing.current_process().name.startswith(_ENGINE_PROCESS):
-        return
-
-    def wait() -> None:
-        parent.join()
-        os._exit(1)  # nothing is left to be saved, and nobody to say goodbye to
-
-    def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(_exit_code)
-
-    threading.Thread(target=wait, name="parent-watch", daemon=True).start()
-    atexit.register(leave)
+        if in_engine_process():
+            leave_quickly()
 
 
 # An engine process imports this module while it reads its arguments: nothing of ours runs earlier.
-_end_well()
+if in_engine_process():
+    quieten()
+    ignore_interrupts()
+    belong_to_parent()

@@ -10,14 +10,15 @@ from msgspec import Meta, Struct
 
 from mtgr.checkpoint import ARCHITECTURE, Checkpoint
 from mtgr.errors import InputError
+from mtgr.serving.quiet import quieten
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
-# vLLM asks its makers' server for nothing and tells it nothing; it logs through our logging, warnings and up
+# vLLM tells its makers nothing; it logs through our logging; torch's C++ parts log errors
 _ENVIRONMENT: Final = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CONFIGURE_LOGGING": "0",
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
 }
 # the compiler would take 2 to 20 s at the first list, for one small function of the sampler
 _CPU_ENVIRONMENT: Final = {"TORCH_COMPILE_DISABLE": "1"}
@@ -85,14 +86,16 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str
         "distributed_executor_backend": "mtgr.serving.executor.OwnedExecutor",
         "enforce_eager": on_cpu,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
 
 
 def prepare_vllm() -> None:
-    """Set what vLLM reads from the environment, here and nowhere else; what the user has set stays.
+    """Import vLLM, which takes seconds the first time, and set all it reads from the environment.
 
-    Imports vLLM, which takes seconds the first time.
+    What the user has set stays.
     """
+    quieten()
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from vllm import ModelRegistry
@@ -101,7 +104,28 @@ def prepare_vllm() -> None:
     if current_platform.is_cpu():
         for name, value in _CPU_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        _set_threads()
     from mtgr.serving.model import MTGRForRecommendation
 
     # of a model it knows by name only, vLLM would learn what it can do in a process started for that
     ModelRegistry.register_model(ARCHITECTURE, MTGRForRecommendation)
+
+
+def _set_threads() -> None:
+    """Choose the threads of an engine process to come.
+
+    One core is left to the daemon: with a thread on every core, each torch call waits for the thread that
+    has to share its core, and a busy machine serves several times slower.
+    """
+    from vllm.utils.torch_utils import available_cpu_count
+
+    cores = os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "auto")
+    if cores in ("auto", "nobind"):
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpu_count() - 1)))
+        return
+    # vLLM binds the workers it puts in processes of their own; within the engine's, OpenMP does
+    ranges = [part.partition("-")[::2] for part in cores.split(",")]
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(sum(int(last or first) - int(first) + 1 for first, last in ranges))
+    )
+    os.environ.setdefault("GOMP_CPU_AFFINITY", cores)

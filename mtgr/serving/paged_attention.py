@@ -152,9 +152,11 @@ def store(key: Tensor, value: Tensor, kv_cache: Tensor, slots: Tensor) -> None:
 
     slots: (tokens,) int64, block * block_size + offset, -1 for padding.
     """
-    block_size = kv_cache.shape[2]
-    d_qk = key.shape[-1]
+    _, heads, block_size, width = kv_cache.shape
     tokens = len(slots)
-    block, offset = slots // block_size, slots % block_size
-    kv_cache[block, :, offset, :d_qk] = key[:tokens].to(kv_cache.dtype)
-    kv_cache[block, :, offset, d_qk:] = value[:tokens].to(kv_cache.dtype)
+    slots = slots.clamp(min=0)  # block 0 is vLLM's null block, which nobody reads
+    block = slots // block_size
+    first = block * (heads * block_size) + (slots - block * block_size)
+    rows = first[:, None] + torch.arange(heads) * block_size  # (tokens, heads)
+    new = torch.cat([key[:tokens], value[:tokens]], dim=-1).view(-1, width)
+    kv_cache.view(-1, width).index_copy_(0, rows.view(-1), new.to(kv_cache.dtype))

@@ -1,0 +1,48 @@
+"""How an engine process lives and ends with the process that started it."""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Final
+
+_ENGINE_PROCESS: Final = "EngineCore"  # how vLLM names it
+
+
+def in_engine_process() -> bool:
+    """Whether this is a process that vLLM started for an engine."""
+    return multiprocessing.current_process().name.startswith(_ENGINE_PROCESS)
+
+
+def belong_to_parent() -> None:
+    """End this process with its parent, however that one ends: vLLM's engine process outlives a killed one."""
+
+    def wait() -> None:
+        # multiprocessing knows the parent only after it has read the process's arguments
+        while (parent := multiprocessing.parent_process()) is None:
+            time.sleep(0.05)
+        parent.join()
+        os._exit(1)  # nothing is left to be saved, and nobody to say goodbye to
+
+    threading.Thread(target=wait, name="parent-watch", daemon=True).start()
+
+
+def ignore_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal; when the engine ends is for its owner to say, who may drain."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def leave_quickly() -> None:
+    """Exit, when it comes to that, without taking the interpreter apart."""
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+    atexit.register(leave)

@@ -1,0 +1,140 @@
+"""`mtgr-stream serve`: one engine that several daemons share, as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import click
+import structlog
+import uvloop
+
+from mtgr.errors import EngineFailed
+from mtgr.serving.engine import EngineOptions, RecommendationEngine
+from mtgr.serving.options import Dtype
+from mtgr.serving.server import DEFAULT_PORT, EngineServer
+from stream.observability import configure_logging
+from stream.settings import LogSettings
+
+log = structlog.get_logger(__name__)
+
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+_DEFAULTS: Final = EngineOptions(checkpoint=Path())
+
+
+@click.command()
+@click.option(
+    "--checkpoint", required=True, type=click.Path(path_type=Path), help="Directory of the checkpoint."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port",
+    default=DEFAULT_PORT,
+    show_default=True,
+    type=click.IntRange(0, 65_535),
+    help="0 takes a free one.",
+)
+@click.option(
+    "--kv-cache-gib",
+    default=_DEFAULTS.kv_cache_gib,
+    show_default=True,
+    type=click.FloatRange(0, min_open=True),
+    help="Memory of the KV cache.",
+)
+@click.option(
+    "--memory-utilization",
+    default=_DEFAULTS.memory_utilization,
+    show_default=True,
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of the device's memory that must be free at the start.",
+)
+@click.option(
+    "--dtype",
+    default=_DEFAULTS.dtype,
+    show_default=True,
+    type=click.Choice(get_args(Dtype)),
+    help="Number format of the model; auto is float32 on a CPU and bfloat16 elsewhere.",
+)
+@click.option(
+    "--max-batch-users",
+    default=_DEFAULTS.max_num_seqs,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Most users of one step, over all daemons.",
+)
+@click.option(
+    "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"])
+)
+@click.option(
+    "--log-format", default="auto", show_default=True, type=click.Choice(["auto", "json", "console"])
+)
+def command(
+    checkpoint: Path,
+    host: str,
+    port: int,
+    kv_cache_gib: float,
+    memory_utilization: float,
+    dtype: Any,
+    max_batch_users: int,
+    log_level: Any,
+    log_format: Any,
+) -> int:
+    """Serve a checkpoint to daemons whose generator.kind is "server".
+
+    There is no access control: who reaches the port gets lists. SIGTERM or SIGINT answers the calls under way and
+    stops; a second signal exits at once. Exit code 1 where the engine does not start, 2 for a wrong checkpoint.
+    """
+    configure_logging(LogSettings(level=log_level, format=log_format))
+    options = EngineOptions(
+        checkpoint=checkpoint,
+        kv_cache_gib=kv_cache_gib,
+        memory_utilization=memory_utilization,
+        dtype=dtype,
+        max_num_seqs=max_batch_users,
+        max_num_batched_tokens=max(_DEFAULTS.max_num_batched_tokens, max_batch_users),
+    )
+    try:
+        uvloop.run(_serve(options, host, port))
+    except EngineFailed as error:
+        click.echo(f"mtgr-stream: {error}", err=True)
+        return 1
+    return 0
+
+
+async def _serve(options: EngineOptions, host: str, port: int) -> None:
+    stopped = _stop_on_signals()
+    server = EngineServer(RecommendationEngine(options), host, port)
+    if host not in _LOOPBACK:
+        log.warning("serving_beyond_this_machine", host=host, port=port)
+    serving = asyncio.create_task(_serve_until(stopped, server))
+    stopping = asyncio.create_task(stopped.wait())
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not server.is_serving:  # an engine that is starting is not waited for
+        serving.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await serving
+
+
+async def _serve_until(stopped: asyncio.Event, server: EngineServer) -> None:
+    async with server:
+        await stopped.wait()
+        log.info("engine_server_stops")
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets; the second ends the process, and with it the engine."""
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        if stopped.is_set():
+            os._exit(1)
+        stopped.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    return stopped
