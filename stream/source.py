@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 _POLL_MS: Final = 200
 _READ_ONE_SECONDS: Final = 10.0
+_WATCH_SECONDS: Final = 2.0
 
 
 def events_consumer(settings: Settings) -> AIOKafkaConsumer:
@@ -103,10 +104,18 @@ class Source:
         self._max_bytes = max_bytes
         self._max_owed = max_owed
         self._full: set[Partition] = set()
+        self._ends: dict[TopicPartition, int] = {}
         metrics.before_scrape(self._set_gauges)
 
     async def run(self) -> None:
         """Fetch and fold until cancelled; raises Fatal."""
+        watching = asyncio.create_task(self._watch_ends(), name="ends")
+        try:
+            await self._read()
+        finally:
+            watching.cancel()
+
+    async def _read(self) -> None:
         while True:
             try:
                 fetched = await self._consumer.getmany(
@@ -125,6 +134,19 @@ class Source:
                 self._on_folded()
                 # a full fetch buffer would never make getmany wait: the other tasks need their turn
                 await asyncio.sleep(0)
+
+    async def _watch_ends(self) -> None:
+        """Ask for the ends of paused partitions: nothing is fetched from them, and so nothing tells how they grow."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            tps = [part.tp for part in self._full]
+            if not tps:
+                continue
+            try:
+                async with asyncio.timeout(_WATCH_SECONDS):
+                    self._ends.update(await self._consumer.end_offsets(tps))
+            except (KafkaError, OSError, TimeoutError) as error:
+                log.debug("ends_not_read", error=str(error) or type(error).__name__)
 
     def _fold(self, tp: TopicPartition, records: list[Any]) -> None:
         partition = self._partitions.get(tp)
@@ -173,6 +195,6 @@ class Source:
             if part.phase is not Phase.RUNNING:
                 continue
             metrics.set_state_users(tp.topic, tp.partition, part.cache.users)
-            end = self._consumer.highwater(tp)
-            if end is not None and part.next_offset is not None:
+            end = max(self._consumer.highwater(tp) or 0, self._ends.get(tp, 0))
+            if part.next_offset is not None:
                 metrics.set_consumer_lag(tp.topic, tp.partition, max(end - part.next_offset, 0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,6 +11,7 @@ import pytest
 from brokers import Broker, BrokerKind, choose_brokers, running
 from checkpoints import tiny_checkpoint
 from daemons import Deployment, deployed
+from generators import Script, served
 from records import TopicNames, create_topic
 
 from mtgr.reference import ReferenceRecommender
@@ -102,3 +103,12 @@ def deployment(kafka: str, topics: TopicNames, checkpoint: Path, tmp_path: Path)
     """Daemons on the shared broker, on topics of the test's own; gone when the test ends."""
     with deployed(kafka, topics, checkpoint, tmp_path) as deployment:
         yield deployment
+
+
+@pytest.fixture
+async def engine(deployment: Deployment, reference: ReferenceRecommender) -> AsyncIterator[Script]:
+    """An engine server that the daemons of `deployment` share and the test controls: they start without a model."""
+    script = Script(reference)
+    async with served(script) as url:
+        deployment.use_server(url)
+        yield script

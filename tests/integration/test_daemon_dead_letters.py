@@ -178,7 +178,7 @@ async def test_record_too_long_for_the_dead_letter_topic_does_not_stop_the_strea
     assert record.value is None
 
 
-async def test_stops_rather_than_bury_a_whole_topic(deployment: Deployment) -> None:
+async def test_stops_rather_than_bury_a_whole_topic(deployment: Deployment, engine: Script) -> None:
     """When too large a share of records is dead, the daemon stops with an error and commits nothing past what it has
     made durable; after that, with the limit raised, nothing is missing."""
     servers, topics = deployment.servers, deployment.names

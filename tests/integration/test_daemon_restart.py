@@ -7,12 +7,12 @@ import random
 import shutil
 
 import pytest
-from daemons import Deployment, Running
+from daemons import Deployment
 from events import EventMaker, all_outgoing, names
 from expectations import all_committed, all_served, changelog_states, check_durable, stored_states
+from generators import Script
 from records import produce, read_to_end
-
-from mtgr.reference import ReferenceRecommender
+from traffic import traffic
 
 # nobody is due within the test: every list stays owed
 _NEVER_DUE = {"trigger.quiet_period_ms": 3_600_000, "trigger.max_wait_ms": 3_600_000}
@@ -20,7 +20,7 @@ _NEVER_DUE = {"trigger.quiet_period_ms": 3_600_000, "trigger.max_wait_ms": 3_600
 
 @pytest.mark.parametrize("local_state", ["kept", "deleted"])
 async def test_lists_owed_at_a_crash_are_made_after_it(
-    deployment: Deployment, reference: ReferenceRecommender, local_state: str
+    deployment: Deployment, engine: Script, local_state: str
 ) -> None:
     """Events that were committed but not served when the daemon was killed are served by the next, from the local
     files or from the changelog alone, without being read again."""
@@ -39,14 +39,12 @@ async def test_lists_owed_at_a_crash_are_made_after_it(
     assert second.metrics()["mtgr_events_total"] == 0
     await second.drain()
     outcome.check_order()
-    outcome.check_lists(reference)
+    outcome.check_lists(engine.reference)
     outcome.check_state(stored_states(deployment.state_directory(), topics))
     outcome.check_state(changelog_states(await read_to_end(servers, topics.changelog)))
 
 
-async def test_nothing_is_lost_by_kills_at_random_moments(
-    deployment: Deployment, reference: ReferenceRecommender
-) -> None:
+async def test_nothing_is_lost_by_kills_at_random_moments(deployment: Deployment, engine: Script) -> None:
     """Whatever the moment of a kill -9 under traffic, what is committed is durable; in the end every user's last event
     has its list and the states are a pure fold, with local files kept or lost."""
     servers, topics = deployment.servers, deployment.names
@@ -54,16 +52,13 @@ async def test_nothing_is_lost_by_kills_at_random_moments(
     maker = EventMaker(seed=7, users=names("u", 40))
     # one user at a time, so that lists are owed at every moment
     slow = {"generator.max_batch_users": 1, "generator.max_concurrent_batches": 1}
-    running: Running | None = None
-    for round_number in range(5):
+    for round_number in range(4):
         running = deployment.start(changes=slow)
-        traffic = asyncio.create_task(_produce_for_ever(deployment, maker))
-        await running.ready()
-        await running.until_metric("mtgr_lists_total", lambda lists: lists > 0)
-        await asyncio.sleep(chance.uniform(0, 0.5))
-        running.kill()
-        traffic.cancel()
-        await asyncio.gather(traffic, return_exceptions=True)
+        async with traffic(servers, topics.events, maker):
+            await running.ready()
+            await running.until_metric("mtgr_lists_total", lambda lists: lists > 0)
+            await asyncio.sleep(chance.uniform(0, 0.5))
+            running.kill()
         await check_durable(servers, topics)
         if round_number % 2:
             shutil.rmtree(deployment.state_directory())
@@ -71,35 +66,25 @@ async def test_nothing_is_lost_by_kills_at_random_moments(
     outcome = await all_served(servers, topics)
     await all_committed(servers, topics)
     await running.drain()
-    outcome.check_lists(reference)
+    outcome.check_lists(engine.reference)
     outcome.check_state(stored_states(deployment.state_directory(), topics))
     outcome.check_state(changelog_states(await read_to_end(servers, topics.changelog)))
 
 
-async def test_restart_in_good_order_repeats_nothing(
-    deployment: Deployment, reference: ReferenceRecommender
-) -> None:
+async def test_restart_in_good_order_repeats_nothing(deployment: Deployment, engine: Script) -> None:
     """Stopped by SIGTERM under traffic and started again, daemons make each list once and in order."""
     servers, topics = deployment.servers, deployment.names
     maker = EventMaker(seed=9, users=names("u", 20))
-    traffic = asyncio.create_task(_produce_for_ever(deployment, maker))
-    for _ in range(2):
-        running = await deployment.start().ready()
-        await running.until_metric("mtgr_lists_total", lambda lists: lists > 20)
-        await running.drain()
-        assert running.logged("drained")
-    traffic.cancel()
-    await asyncio.gather(traffic, return_exceptions=True)
+    async with traffic(servers, topics.events, maker):
+        for _ in range(2):
+            running = await deployment.start().ready()
+            await running.until_metric("mtgr_lists_total", lambda lists: lists > 20)
+            await running.drain()
+            assert running.logged("drained")
     running = await deployment.start().ready()
     outcome = await all_served(servers, topics)
     await all_committed(servers, topics)
     await running.drain()
     outcome.check_order()
-    outcome.check_lists(reference)
+    outcome.check_lists(engine.reference)
     outcome.check_state(stored_states(deployment.state_directory(), topics))
-
-
-async def _produce_for_ever(deployment: Deployment, maker: EventMaker) -> None:
-    while True:
-        await produce(deployment.servers, deployment.names.events, all_outgoing(maker.take(20)))
-        await asyncio.sleep(0.05)

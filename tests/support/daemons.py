@@ -135,6 +135,10 @@ class Deployment:
         }
         self._started: list[Running] = []
 
+    def use_server(self, url: str) -> None:
+        """Let the daemons started from now on share an engine server: they then need no model of their own."""
+        self._shared |= {"generator.kind": "server", "generator.url": url, "model.checkpoint": None}
+
     def state_directory(self, name: str = "daemon") -> Path:
         """Where the daemon of this name keeps its local state."""
         return self.directory / f"{name}-state"

@@ -1,14 +1,16 @@
-"""Generators that serve the reference model and misbehave as a test tells them to."""
+"""Generators that serve the reference model and misbehave as a test tells them to, inside a daemon or as a server."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from mtgr.errors import EngineFailed
 from mtgr.reference import ReferenceRecommender
 from mtgr.requests import ListOutcome, ListRequest, ModelInfo
+from mtgr.serving.server import EngineServer
 
 
 @dataclass
@@ -36,14 +38,20 @@ class Script:
 
 
 class ScriptedGenerator:
-    """One engine's life: after it broke it fails every request."""
+    """An engine that fails every request after it broke, until it is started again."""
 
     def __init__(self, script: Script) -> None:
         self._script = script
         self._broken = False
 
+    @property
+    def failed(self) -> bool:
+        """Whether it broke."""
+        return self._broken
+
     async def start(self) -> ModelInfo:
         self._script.starts += 1
+        self._broken = False
         return self._script.reference.checkpoint.info
 
     async def recommend(self, requests: Sequence[ListRequest]) -> list[ListOutcome]:
@@ -62,3 +70,13 @@ class ScriptedGenerator:
 
     async def close(self) -> None:
         self._broken = True
+
+
+@asynccontextmanager
+async def served(script: Script) -> AsyncIterator[str]:
+    """The URL of an engine server with a scripted engine, which daemons in other processes can share."""
+    async with EngineServer(script.make(), port=0) as server:
+        try:
+            yield f"http://127.0.0.1:{server.port}"
+        finally:
+            script.gate.set()  # the server waits for the calls under way

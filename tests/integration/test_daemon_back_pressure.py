@@ -1,0 +1,93 @@
+"""A generator that cannot keep up: what waits stays in Kafka, bounded by the settings, and the group is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import pytest
+from daemons import Deployment, inside
+from events import EventMaker, all_outgoing, names, watch
+from expectations import all_committed, all_served, changelog_states
+from generators import Script
+from records import produce, read_to_end
+
+from mtgr.reference import ReferenceRecommender
+from schemas.codecs import encode_event
+from stream.commits import AtLeastOnce
+from stream.partition import CommitWork
+
+
+async def test_flood_before_a_hanging_generator_waits_in_kafka(
+    deployment: Deployment, reference: ReferenceRecommender
+) -> None:
+    """While no list is made, partitions are paused with no more owed and in flight than the settings allow, for longer
+    than the group's session; once lists are made again, everybody gets theirs."""
+    servers, topics = deployment.servers, deployment.names
+    script = Script(reference)
+    script.gate.clear()
+    changes = {
+        "stream.max_owed_requests": 100,
+        "kafka.max_poll_records": 50,
+        "generator.max_batch_users": 8,
+        "generator.max_concurrent_batches": 2,
+        "generator.request_timeout_seconds": 120,
+    }
+    events = EventMaker(seed=1, users=names("u", 600)).each()
+    async with inside(deployment, changes=changes, generator=script.make) as running:
+        await produce(servers, topics.events, all_outgoing(events))
+        await running.until(lambda: running.metric("paused_partitions") == 2, "a pause of both partitions")
+        session_over = time.monotonic() + 8
+        while time.monotonic() < session_over:
+            # of each partition: its share, and what was fetched with the record that went over it
+            assert running.metric("owed_users") <= 100 + 2 * 50
+            assert running.metric("in_flight_requests") <= 16
+            assert running.metric("paused_partitions") == 2
+            await asyncio.sleep(0.1)
+        lag = sum(
+            running.metric("consumer_lag", topic=topics.events, partition=str(partition))
+            for partition in range(2)
+        )
+        assert len(events) - (100 + 2 * 50) <= lag < len(events)
+        script.gate.set()
+        outcome = await all_served(servers, topics)
+        await all_committed(servers, topics)
+        assert script.most_users <= 16
+        assert running.metric("restore_seconds_count") == 2, "the group was lost and joined again"
+    outcome.check_order()
+    outcome.check_lists(reference)
+    outcome.check_state(changelog_states(await read_to_end(servers, topics.changelog)))
+
+
+async def test_bytes_in_flight_are_bounded_while_kafka_takes_no_commit(
+    deployment: Deployment, reference: ReferenceRecommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events that cannot be committed fill no more memory than stream.max_in_flight_mebibytes and one fetch."""
+    servers, topics = deployment.servers, deployment.names
+    commit = AtLeastOnce.commit
+    taken = asyncio.Event()
+
+    async def held_up(cycle: AtLeastOnce, work: Sequence[CommitWork]) -> None:
+        await taken.wait()
+        await commit(cycle, work)
+
+    monkeypatch.setattr(AtLeastOnce, "commit", held_up)
+    changes = {"stream.max_in_flight_mebibytes": 1, "kafka.max_poll_records": 100}
+    events = [
+        watch(user, f"{'e' * 100}-{number}", session_id="s" * 100)
+        for number in range(100)
+        for user in names("u", 100)
+    ]
+    nbytes = sum(len(encode_event(event)) for event in events)
+    assert nbytes > 3 << 20
+    async with inside(deployment, changes=changes) as running:
+        await produce(servers, topics.events, all_outgoing(events))
+        await running.until(lambda: running.metric("paused_partitions") == 2, "a pause of both partitions")
+        assert running.metric("in_flight_bytes") <= (1 << 20) + 2 * 100 * nbytes / len(events)
+        taken.set()
+        outcome = await all_served(servers, topics)
+        await all_committed(servers, topics)
+        await running.until(lambda: running.metric("in_flight_bytes") == 0, "the end of what was in flight")
+    outcome.check_order()
+    outcome.check_lists(reference)

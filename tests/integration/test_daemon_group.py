@@ -1,0 +1,71 @@
+"""Daemons of one group share the partitions, and take over from each other without losing anything."""
+
+from __future__ import annotations
+
+from daemons import Deployment, Running
+from events import EventMaker, names
+from expectations import all_committed, all_served, changelog_states, check_durable
+from generators import Script
+from records import read_to_end
+from traffic import traffic
+
+
+async def test_partitions_move_between_daemons_in_good_order(deployment: Deployment, engine: Script) -> None:
+    """A daemon that joins takes its share and one that leaves gives it back, under traffic: each list is made once, in
+    the order of its user's events, and the states are a pure fold."""
+    servers, topics = deployment.servers, deployment.names
+    maker = EventMaker(seed=1, users=names("u", 20))
+    one, two = deployment.start("one"), deployment.start("two")
+    async with traffic(servers, topics.events, maker):
+        await one.ready()
+        await two.ready()
+        await _has_partitions(one, 1)
+        await _has_partitions(two, 1)
+        for running in (one, two):
+            await running.until_metric("mtgr_lists_total", lambda lists: lists > 10)
+        await two.drain()
+        await _has_partitions(one, 2)
+        two = await deployment.start("two").ready()
+        await _has_partitions(two, 1)
+        await two.until_metric("mtgr_lists_total", lambda lists: lists > 10)
+    outcome = await all_served(servers, topics)
+    await all_committed(servers, topics)
+    await one.drain()
+    await two.drain()
+    outcome.check_order()
+    outcome.check_lists(engine.reference)
+    outcome.check_state(changelog_states(await read_to_end(servers, topics.changelog)))
+
+
+async def test_daemon_takes_over_from_one_that_was_killed(deployment: Deployment, engine: Script) -> None:
+    """When a daemon is killed under traffic, the other serves its users too, what the dead one owed included, and gives
+    their partition back when it returns."""
+    servers, topics = deployment.servers, deployment.names
+    maker = EventMaker(seed=2, users=names("u", 20))
+    one, two = deployment.start("one"), deployment.start("two")
+    async with traffic(servers, topics.events, maker):
+        await one.ready()
+        await two.ready()
+        await _has_partitions(one, 1)
+        await two.until_metric("mtgr_lists_total", lambda lists: lists > 10)
+        two.kill()
+        await check_durable(servers, topics)
+        await _has_partitions(one, 2)
+    await all_served(servers, topics)
+    two = deployment.start("two")
+    async with traffic(servers, topics.events, maker):
+        await two.ready()
+        await _has_partitions(two, 1)
+        await two.until_metric("mtgr_lists_total", lambda lists: lists > 10)
+    outcome = await all_served(servers, topics)
+    await all_committed(servers, topics)
+    await one.drain()
+    await two.drain()
+    outcome.check_lists(engine.reference)
+    outcome.check_state(changelog_states(await read_to_end(servers, topics.changelog)))
+
+
+async def _has_partitions(running: Running, count: int) -> None:
+    """Wait until a daemon has so many partitions, all of them restored."""
+    await running.until_metric("mtgr_assigned_partitions", lambda partitions: partitions == count)
+    await running.ready()
