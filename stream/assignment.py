@@ -109,6 +109,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
             if (restore := self._restores.pop(tp, None)) is not None:
                 restore.cancel()
                 await asyncio.gather(restore, return_exceptions=True)
+                self._health.remove(_component(tp))
             if (partition := self.partitions.get(tp)) is not None:
                 if partition.phase is Phase.RUNNING:
                     partition.phase = Phase.LEAVING
@@ -140,12 +141,19 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def close(self, partitions: Iterable[Partition]) -> None:
         """Close partitions without a further commit."""
-        for partition in partitions:
+        closing = list(partitions)
+        for partition in closing:
             self.partitions.pop(partition.tp, None)
             partition.phase = Phase.CLOSED
-            await asyncio.to_thread(partition.close)
             self._metrics.remove_partition(partition.tp.topic, partition.tp.partition)
             self._health.remove(_component(partition.tp))
+        closed = await asyncio.gather(
+            *(asyncio.to_thread(partition.close) for partition in closing), return_exceptions=True
+        )
+        for partition, error in zip(closing, closed, strict=True):
+            if error is not None:
+                log.error("partition_not_closed", partition=partition.tp.partition, error=str(error))
+                self.fail(Fatal(f"state of partition {partition.tp.partition} cannot be closed: {error}"))
 
     def fail(self, error: BaseException) -> None:
         """Stop the daemon with this error; the first stands."""

@@ -1,0 +1,324 @@
+"""Promises of stream.assignment: partitions are restored, run and handed over whole, and no failure is swallowed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaConnectionError
+from changelogs import Changelog, ChangelogConsumer
+from partitions import TOPIC, likes, partition_settings, running
+
+from mtgr.errors import InputError
+from stream import assignment as assigning
+from stream.assignment import Assignment
+from stream.errors import Fatal
+from stream.observability import Health, Metrics
+from stream.partition import Partition, PendingList, Phase
+from stream.sequences import tail_key
+from stream.state import RocksMemory
+
+
+def tps(*numbers: int) -> list[TopicPartition]:
+    return [TopicPartition(TOPIC, number) for number in numbers]
+
+
+TP = tps(0)[0]
+
+
+class World:
+    """An assignment with changelogs in memory, in the place of consumer and committer."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.paused: set[TopicPartition] = set()
+        self.resumed: list[TopicPartition] = []
+        self.changelogs: dict[int, Changelog] = {}
+        self.consumers: list[ChangelogConsumer] = []
+        self.held = asyncio.Event()
+        self.held.set()
+        self.reading = asyncio.Event()
+        self.restore_error: Exception | None = None
+        self.commit_error: Exception | None = None
+        self.begun: asyncio.Queue[None] = asyncio.Queue()
+        self.partitions: dict[TopicPartition, Partition] = {}
+        self.health = Health()
+        self.metrics = Metrics()
+        self.assignment = self._assignment()
+
+    def _assignment(self) -> Assignment:
+        assignment = Assignment(
+            self.partitions,
+            self,
+            self._consumer,
+            partition_settings(),
+            self.metrics,
+            self.health,
+            directory=self.directory,
+            store_memory=RocksMemory(1 << 20),
+            group_id="group",
+            changelog_topic="group-changelog",
+            leave_seconds=20,
+        )
+        assignment.attach(self, lambda: self.begun.put_nowait(None))  # type: ignore[arg-type]
+        return assignment
+
+    def pause(self, *assigned: TopicPartition) -> None:
+        self.paused |= set(assigned)
+
+    def resume(self, tp: TopicPartition) -> None:
+        self.paused.remove(tp)
+        self.resumed.append(tp)
+
+    async def commit(self, partitions: Iterable[Partition]) -> None:
+        if self.commit_error is not None:
+            raise self.commit_error
+        for partition in partitions:
+            work = partition.take_work()
+            if work is not None:
+                log = self.changelogs.setdefault(partition.tp.partition, Changelog())
+                log.append(work.changes)
+                partition.store.apply(work.changes, log.end)
+                partition.committed(work)
+
+    def _consumer(self) -> ChangelogConsumer:
+        world = self
+
+        class Consumer(ChangelogConsumer):
+            def assign(self, tps: list[TopicPartition]) -> None:
+                super().assign(tps)
+                assert tps[0].topic == "group-changelog"
+                self._changelog = world.changelogs.setdefault(tps[0].partition, Changelog())
+
+        consumer = Consumer(Changelog(), error=self.restore_error)
+        consumer.held, consumer.reading = self.held, self.reading
+        self.consumers.append(consumer)
+        return consumer
+
+    async def running(self, count: int = 1) -> None:
+        """Return once so many more partitions have begun to run."""
+        async with asyncio.timeout(20):
+            for _ in range(count):
+                await self.begun.get()
+
+    async def failure(self) -> BaseException:
+        """What stops the daemon."""
+        async with asyncio.timeout(20):
+            await asyncio.wait({self.assignment.failure})
+        error = self.assignment.failure.exception()
+        assert error is not None
+        return error
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path / "state")
+    yield world
+    await world.assignment.close_all()
+    if world.assignment.failure.done():
+        world.assignment.failure.exception()
+
+
+def take_all(partition: Partition) -> list[PendingList]:
+    taken = []
+    while (pending := partition.take_due(1e9)) is not None:
+        taken.append(pending)
+    return taken
+
+
+def log_of_one_user() -> Changelog:
+    """The changelog of a partition that has folded one event of user a."""
+    partition = running()
+    partition.fold(likes(["a"]), 0.0)
+    work = partition.take_work()
+    assert work is not None
+    return _log(work.changes)
+
+
+def _log(changes: list[tuple[bytes, bytes | None]]) -> Changelog:
+    log = Changelog()
+    log.append(changes)
+    return log
+
+
+async def test_a_partition_is_restored_before_it_runs(world: World) -> None:
+    """Until its state is there a partition is paused and the daemon not ready; then lists owed from before are due."""
+    world.changelogs[0] = log_of_one_user()
+    world.held.clear()
+    await world.assignment.on_partitions_assigned(tps(0))
+    assert world.paused == {TP}
+    assert not world.health.is_ready
+    world.held.set()
+    await world.running()
+    assert world.resumed == [TP]
+    assert world.health.is_ready
+    partition = world.partitions[TP]
+    assert (partition.phase, partition.owed, partition.cache.users) == (Phase.RUNNING, 1, 1)
+    (pending,) = take_all(partition)
+    assert (pending.trigger.event_id, pending.trigger.offset) == ("e0", 0)
+    assert all(consumer.stopped for consumer in world.consumers)
+    assert world.metrics.registry.get_sample_value("mtgr_restored_records_total") == 1
+
+
+async def test_a_handed_over_partition_is_finished_committed_and_closed(world: World) -> None:
+    """On a revocation the list under way is awaited, everything is committed, and the files are free for the next."""
+    await world.assignment.on_partitions_assigned(tps(0))
+    await world.running()
+    partition = world.partitions[TP]
+    partition.fold(likes(["a", "b"]), 0.0)
+    pending = partition.take_due(1e9)
+    assert pending is not None
+    leaving = asyncio.create_task(world.assignment.on_partitions_revoked(tps(0)))
+    await asyncio.sleep(0)
+    assert world.partitions[TP].phase is Phase.LEAVING
+    assert not leaving.done()
+    partition.settle(pending)
+    await leaving
+    assert partition.phase is Phase.CLOSED
+    assert world.partitions == {}
+    assert not any(name.startswith("partition-") for name in world.health.reasons)
+
+    # back again: only what the local files lack is read
+    await world.assignment.on_partitions_assigned(tps(0))
+    await world.running()
+    again = world.partitions[TP]
+    assert again is not partition
+    assert (again.owed, again.cache.users) == (1, 2)
+    assert world.consumers[-1].read == []
+
+
+async def test_a_list_that_takes_too_long_stays_owed(world: World) -> None:
+    """A hand-over does not wait for ever: what is still being made is owed by the next owner."""
+    await world.assignment.on_partitions_assigned(tps(0))
+    await world.running()
+    partition = world.partitions[TP]
+    partition.fold(likes(["a"]), 0.0)
+    assert partition.take_due(1e9) is not None
+    await world.assignment.release(tps(0), seconds=0.05)
+    assert partition.phase is Phase.CLOSED
+    await world.assignment.on_partitions_assigned(tps(0))
+    await world.running()
+    assert world.partitions[TP].owed == 1
+
+
+@pytest.mark.parametrize("count", [1, 9])
+async def test_partitions_taken_away_during_their_restore_are_forgotten(world: World, count: int) -> None:
+    """A restore that a rebalance overtakes, begun or waiting its turn, leaves no claim on readiness or files."""
+    numbers = range(count)
+    world.changelogs = {number: log_of_one_user() for number in numbers}
+    world.held.clear()
+    await world.assignment.on_partitions_assigned(tps(*numbers))
+    async with asyncio.timeout(20):
+        await world.reading.wait()
+    await world.assignment.on_partitions_revoked(tps(*numbers))
+    assert world.resumed == []
+    assert world.partitions == {}
+    await world.assignment.on_partitions_assigned([])
+    assert {name: reason for name, reason in world.health.reasons.items() if reason} == {}
+    world.held.set()
+    await world.assignment.on_partitions_assigned(tps(*numbers))
+    await world.running(count)
+    assert world.health.is_ready
+    assert not world.assignment.failure.done()
+
+
+async def test_memory_for_states_is_shared_by_the_partitions(world: World) -> None:
+    """The cache's ceiling is the daemon's, however many partitions it has."""
+    await world.assignment.on_partitions_assigned(tps(0, 1, 2, 3))
+    await world.running(4)
+    ceilings = [2 * partition.cache._half for partition in world.partitions.values()]
+    assert sum(ceilings) <= partition_settings().cache_bytes
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "message"),
+    [
+        (
+            lambda world: setattr(world, "restore_error", KafkaConnectionError("gone")),
+            KafkaConnectionError,
+            "gone",
+        ),
+        (lambda world: world.changelogs.update({0: _log([(tail_key("a"), b"nonsense")])}), Fatal, "delete"),
+    ],
+)
+async def test_a_failed_restore_stops_the_daemon(
+    world: World, spoil: Callable[[World], None], error: type[Exception], message: str
+) -> None:
+    """A state that cannot be restored is never run on: aiokafka would swallow the error, the daemon does not."""
+    spoil(world)
+    await world.assignment.on_partitions_assigned(tps(0))
+    failure = await world.failure()
+    assert isinstance(failure, error)
+    assert message in str(failure)
+    assert world.resumed == []
+
+
+async def test_a_state_folder_that_cannot_be_used_is_named(world: World) -> None:
+    """A file in the place of the state's folder is the user's to mend: the setting is named."""
+    world.directory.write_text("not a folder")
+    await world.assignment.on_partitions_assigned(tps(0))
+    failure = await world.failure()
+    assert isinstance(failure, InputError)
+    assert "state.directory" in str(failure)
+
+
+async def test_a_state_folder_of_another_daemon_is_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two daemons with one state folder: the second one waits a little, then says what to do."""
+    monkeypatch.setattr(assigning, "_LOCK_PATIENCE_SECONDS", 0.1)
+    await world.assignment.on_partitions_assigned(tps(0))
+    await world.running()
+    other = World(world.directory)
+    await other.assignment.on_partitions_assigned(tps(0))
+    failure = await other.failure()
+    assert isinstance(failure, Fatal)
+    assert "give each daemon a state.directory of its own" in str(failure)
+    await other.assignment.close_all()
+
+
+async def test_a_commit_that_fails_at_the_hand_over_stops_the_daemon(world: World) -> None:
+    """A last commit that Kafka refuses for good is not swallowed by the rebalance, and the files are closed."""
+    await world.assignment.on_partitions_assigned(tps(0))
+    await world.running()
+    partition = world.partitions[TP]
+    partition.fold(likes(["a"]), 0.0)
+    world.commit_error = Fatal("Kafka has failed for 61 seconds")
+    await world.assignment.on_partitions_revoked(tps(0))
+    assert "61 seconds" in str(await world.failure())
+    assert partition.phase is Phase.CLOSED
+
+
+async def test_a_store_that_does_not_close_stops_the_daemon_and_no_other_store(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk at the hand-over is told, and the other partitions' files are closed all the same."""
+    await world.assignment.on_partitions_assigned(tps(0, 1))
+    await world.running(2)
+    first, second = world.partitions.values()
+    close = first.store.close
+
+    def fail() -> None:
+        close()
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(first.store, "close", fail)
+    await world.assignment.on_partitions_revoked(tps(0, 1))
+    assert "no space left" in str(await world.failure())
+    assert second.phase is Phase.CLOSED
+    await world.assignment.on_partitions_assigned(tps(1))
+    await world.running()  # its files were free
+
+
+async def test_nothing_is_begun_after_the_end(world: World) -> None:
+    """A rebalance that comes while the daemon stops gets partitions no restore."""
+    await world.assignment.on_partitions_assigned(tps(0))
+    await world.running()
+    await world.assignment.close_all()
+    assert world.partitions == {}
+    await world.assignment.on_partitions_assigned(tps(0, 1))
+    assert world.consumers[1:] == []
+    assert world.paused >= set(tps(0, 1))
