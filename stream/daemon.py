@@ -99,6 +99,7 @@ class Daemon:
             health=self.health,
         )
         stack.push_async_callback(generator.close)
+        self.health.not_ready("kafka", f"connecting to {settings.kafka.bootstrap_servers}")
         topics = {report.topic.role: report for report in await self._unless_stopped(ensure_topics(settings))}
         self.health.ready("kafka")
         model = await self._unless_stopped(generator.start())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import time
 from typing import Any
 
 import pytest
@@ -10,8 +12,9 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import GroupAuthorizationFailedError
 from daemons import Deployment, inside
 from events import EventMaker, all_outgoing, names
-from expectations import all_committed, all_served, changelog_states, stored_states
-from records import DEADLINE_SECONDS, produce, read_to_end
+from expectations import all_committed, all_served, changelog_states, check_durable, stored_states
+from generators import Script
+from records import DEADLINE_SECONDS, eventually, produce, read_to_end
 
 from mtgr.reference import ReferenceRecommender
 from stream import changelog
@@ -79,3 +82,82 @@ async def test_commit_that_kafka_refuses_is_repeated_until_it_is_taken(
     outcome.check_lists(reference)
     outcome.check_state(stored_states(deployment.state_directory(), topics))
     outcome.check_state(changelog_states(await read_to_end(servers, topics.changelog)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+async def test_signal_drains_what_is_owed_and_leaves_the_group(
+    deployment: Deployment, engine: Script, number: signal.Signals
+) -> None:
+    """At the first signal everybody who is owed a list gets it, everything is committed, the exit code is 0, and the
+    next daemon is given the partitions at once."""
+    servers, topics = deployment.servers, deployment.names
+    # a member that had not left would hold its partitions for a minute
+    slow = {
+        "trigger.quiet_period_ms": 3_600_000,
+        "trigger.max_wait_ms": 3_600_000,
+        "kafka.session_timeout_ms": 60_000,
+        "kafka.rebalance_timeout_ms": 60_000,
+    }
+    running = await deployment.start(changes=slow).ready()
+    await produce(servers, topics.events, all_outgoing(EventMaker(seed=4, users=names("u", 50)).take(200)))
+    await running.until_metric("mtgr_owed_users", lambda owed: owed > 40)
+    assert await read_to_end(servers, topics.lists) == []
+    running.child.send(number)
+    assert await running.ended() == 0
+    assert running.plain_output() == []
+    outcome = await all_served(servers, topics, within=5)
+    await all_committed(servers, topics, within=5)
+    outcome.check_order()
+    outcome.check_lists(engine.reference)
+    outcome.check_state(stored_states(deployment.state_directory(), topics))
+    started = time.monotonic()
+    await (await deployment.start().ready(within=40)).drain()
+    assert time.monotonic() - started < 40
+
+
+async def test_drain_ends_at_its_deadline_and_what_is_left_stays_owed(
+    deployment: Deployment, reference: ReferenceRecommender
+) -> None:
+    """A generator that hangs holds the end up for no longer than stream.drain_deadline_seconds; the next daemon makes
+    the lists."""
+    servers, topics = deployment.servers, deployment.names
+    script = Script(reference)
+    script.gate.clear()
+    events = EventMaker(seed=5, users=names("u", 10)).take(50)
+    async with inside(
+        deployment, changes={"stream.drain_deadline_seconds": 1}, generator=script.make
+    ) as running:
+        await produce(servers, topics.events, all_outgoing(events))
+        await all_committed(servers, topics)
+        await running.until(lambda: bool(script.batches), "a batch at the generator")
+        started = time.monotonic()
+        await running.drain()
+        assert 1 <= time.monotonic() - started < 10
+    await check_durable(servers, topics)
+    assert await read_to_end(servers, topics.lists) == []
+    async with inside(deployment):
+        outcome = await all_served(servers, topics)
+    outcome.check_order()
+    outcome.check_lists(reference)
+
+
+async def test_second_signal_exits_at_once(deployment: Deployment, engine: Script) -> None:
+    """Who does not want to wait for the drain sends the signal again; what was committed is durable."""
+    servers, topics = deployment.servers, deployment.names
+    engine.gate.clear()
+    running = await deployment.start(
+        changes={"kafka.rebalance_timeout_ms": 600_000, "stream.drain_deadline_seconds": 600}
+    ).ready()
+    await produce(servers, topics.events, all_outgoing(EventMaker(seed=6, users=names("u", 10)).take(50)))
+    await eventually(lambda: bool(engine.batches), "a batch at the engine")
+    running.terminate()
+    await running.until_readiness(
+        lambda answer: "drains" in (answer["components"].get("daemon", {}).get("reason") or ""), "it drains"
+    )
+    running.terminate()
+    assert await running.ended(within=5) == 128 + signal.SIGTERM
+    await check_durable(servers, topics)
+    engine.gate.set()
+    await deployment.start().ready()
+    outcome = await all_served(servers, topics)
+    outcome.check_lists(engine.reference)

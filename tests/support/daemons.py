@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from records import DEADLINE_SECONDS, TopicNames, eventually
 
@@ -211,6 +212,16 @@ class Inside:
 
         await eventually(holds, what, within=within)
 
+    async def readiness(self) -> tuple[int, dict[str, str | None]]:
+        """The status of /readyz, 0 while nothing listens, and why each component is not ready."""
+        try:
+            url = f"http://127.0.0.1:{self.daemon.endpoint.port}/readyz"
+        except IndexError:
+            return 0, {}
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            body = await answer.json()
+        return answer.status, {name: part["reason"] for name, part in body["components"].items()}
+
     async def drain(self, within: float = DEADLINE_SECONDS) -> None:
         """Stop it as SIGTERM does, and return once it is gone."""
         self.daemon.stop()
@@ -224,8 +235,9 @@ async def inside(
     changes: Mapping[str, object] | None = None,
     *,
     generator: Callable[[], Generator] | None = None,
+    wait: bool = True,
 ) -> AsyncIterator[Inside]:
-    """A daemon inside the test, ready, and drained at the end of the block.
+    """A daemon inside the test, ready unless told not to wait for that, and drained at the end of the block.
 
     `generator` makes what serves in place of the generator that the settings name.
     """
@@ -234,7 +246,8 @@ async def inside(
             patch.setattr(daemon_module, "generator_factory", lambda settings: generator)
         running = Inside(deployment.settings(name, changes))
         try:
-            await running.ready()
+            if wait:
+                await running.ready()
             yield running
             if not running.task.done():
                 await running.drain()
