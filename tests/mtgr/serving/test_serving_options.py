@@ -1,0 +1,141 @@
+"""How an engine is set up: what the user has set stays, and options that contradict each other are named."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtgr.checkpoint import ARCHITECTURE, MODEL_TYPE, Checkpoint
+from mtgr.config import PRESETS
+from mtgr.errors import InputError
+from mtgr.serving.options import EngineOptions, engine_arguments, prepare_vllm
+from mtgr.serving.quiet import quieten
+
+pytestmark = pytest.mark.vllm
+
+NAMES = ("OMP_NUM_THREADS", "GOMP_CPU_AFFINITY", "VLLM_CPU_OMP_THREADS_BIND", "VLLM_NO_USAGE_STATS")
+
+
+@pytest.fixture(autouse=True)
+def _environment_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    for name in NAMES:
+        os.environ.pop(name, None)
+
+
+def test_a_core_is_left_to_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On one core the engine has that one."""
+    for cores, threads in ((1, "1"), (2, "1"), (8, "7")):
+        monkeypatch.setattr("vllm.utils.torch_utils.available_cpu_count", lambda cores=cores: cores)
+        os.environ.pop("OMP_NUM_THREADS", None)
+        prepare_vllm()
+        assert os.environ["OMP_NUM_THREADS"] == threads
+
+
+@pytest.mark.parametrize("cores", ["0-3,8", "2", "auto", "nobind"])
+def test_what_the_user_has_set_stays(cores: str) -> None:
+    """vLLM's own variables keep their meaning, and OpenMP's go before ours."""
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = cores
+    os.environ["VLLM_NO_USAGE_STATS"] = "0"
+    prepare_vllm()
+    bound = {"0-3,8": ("5", "0-3,8"), "2": ("1", "2")}
+    if cores in bound:
+        assert (os.environ["OMP_NUM_THREADS"], os.environ["GOMP_CPU_AFFINITY"]) == bound[cores]
+    assert os.environ["VLLM_NO_USAGE_STATS"] == "0"
+    os.environ["OMP_NUM_THREADS"] = "3"
+    prepare_vllm()
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_num_batched_tokens": 100}, "max_num_batched_tokens is 100, where max_num_seqs"),
+        (
+            {"max_num_batched_tokens": 81, "max_num_seqs": 4, "enable_chunked_prefill": False},
+            "max_num_batched_tokens is 81, where 82 or more is wanted",
+        ),
+    ],
+)
+def test_options_that_contradict_each_other_are_named(
+    checkpoint: Checkpoint, changes: dict[str, Any], message: str
+) -> None:
+    """Before vLLM says so less clearly."""
+    with pytest.raises(InputError, match=message):
+        engine_arguments(EngineOptions(checkpoint=checkpoint.directory, **changes), checkpoint)
+
+
+def test_every_option_reaches_vllm(checkpoint: Checkpoint) -> None:
+    """Under vLLM's names for them."""
+    options = EngineOptions(
+        checkpoint=checkpoint.directory,
+        kv_cache_gib=0.5,
+        memory_utilization=0.2,
+        dtype="auto",
+        block_size=32,
+        enable_prefix_caching=False,
+        enable_chunked_prefill=True,
+        max_num_seqs=7,
+        max_num_batched_tokens=500,
+        seed=3,
+    )
+    arguments = engine_arguments(options, checkpoint)
+    wanted = {
+        "model": str(checkpoint.directory),
+        "kv_cache_memory_bytes": 1 << 29,
+        "gpu_memory_utilization": 0.2,
+        "dtype": "float32",
+        "block_size": 32,
+        "enable_prefix_caching": False,
+        "enable_chunked_prefill": True,
+        "max_num_seqs": 7,
+        "max_num_batched_tokens": 500,
+        "seed": 3,
+        "max_model_len": checkpoint.config.max_length + 1,
+    }
+    assert wanted.items() <= arguments.items()
+
+
+def test_the_plugin_can_be_loaded_again_and_again() -> None:
+    """vLLM loads it in each of its processes, and others may have before."""
+    from transformers import AutoConfig
+    from vllm import ModelRegistry
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+
+    from mtgr.serving.hf_config import MTGRConfig, model_config_of
+    from mtgr.serving.plugin import register
+
+    register()
+    register()
+    assert ARCHITECTURE in ModelRegistry.get_supported_archs()
+    assert AttentionBackendEnum.CUSTOM.get_path() == "mtgr.serving.attention.SiluAttentionBackend"
+    read = AutoConfig.for_model(MODEL_TYPE, model=PRESETS["tiny"].to_dict())
+    assert isinstance(read, MTGRConfig)
+    assert model_config_of(read) == PRESETS["tiny"]
+
+
+def test_harmless_warnings_are_left_out_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never an error, nor a warning that is not known."""
+    kept: list[str] = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda record: kept.append(record.getMessage()))
+    logger = logging.getLogger("vllm.renderers.base")
+    monkeypatch.setattr(logger, "handlers", [handler])
+    quieten()
+    quieten()
+    logger.warning("Chat template warmup failed", exc_info=True)
+    logger.error("Chat template warmup failed for good")
+    logger.warning("Something else failed")
+    assert kept == ["Chat template warmup failed for good", "Something else failed"]
+
+
+def test_a_checkpoint_that_is_none_is_named(tmp_path: Path) -> None:
+    """As everywhere that a checkpoint is asked for."""
+    from mtgr.serving.engine import RecommendationEngine
+
+    with pytest.raises(InputError, match="no such checkpoint directory"):
+        RecommendationEngine(EngineOptions(checkpoint=tmp_path / "none"))
