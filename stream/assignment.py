@@ -11,12 +11,14 @@ from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import KafkaError
 from msgspec.structs import replace
 
 from mtgr.errors import InputError
 from stream import changelog
 from stream.committer import Committer
 from stream.errors import Fatal
+from stream.kafka import is_connection_error, stop
 from stream.observability import Health, Metrics
 from stream.partition import Partition, PartitionSettings, Phase
 from stream.state import RocksMemory, RocksStore, StateInUse
@@ -25,6 +27,7 @@ log = structlog.get_logger(__name__)
 
 _RESTORES_AT_ONCE: Final = 4
 _LOCK_PATIENCE_SECONDS: Final = 10.0
+_RETRY_SECONDS: Final = 1.0
 
 
 class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -47,6 +50,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         group_id: str,
         changelog_topic: str,
         leave_seconds: float,
+        patience_seconds: float,
     ) -> None:
         self.partitions = partitions
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -60,6 +64,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._group_id = group_id
         self._changelog_topic = changelog_topic
         self._leave_seconds = leave_seconds
+        self._patience = patience_seconds
         self._committer: Committer | None = None
         self._on_running: Callable[[], None] | None = None
         self._closed = False
@@ -174,13 +179,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
             started = time.monotonic()
             store = await self._open_store(tp)
             partition = self.partitions[tp] = Partition(tp, store, settings)
-            source = TopicPartition(self._changelog_topic, tp.partition)
-            consumer = self._restore_consumer()
-            try:
-                await consumer.start()
-                records = await changelog.restore(consumer, source, store, self._metrics.restored_records.inc)
-            finally:
-                await consumer.stop()
+            records = await self._read_changelog(tp, store)
             users, owed = await asyncio.to_thread(_scan, store)
             seconds = time.monotonic() - started
         self._metrics.restore_seconds.observe(seconds)
@@ -197,6 +196,35 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer.resume(tp)
         if self._on_running is not None:
             self._on_running()
+
+    async def _read_changelog(self, tp: TopicPartition, store: RocksStore) -> int:
+        """Bring a store up to date; while no broker answers, again from where it stands. Raises Fatal."""
+        source = TopicPartition(self._changelog_topic, tp.partition)
+        restored = 0
+
+        def count(records: int) -> None:
+            nonlocal restored
+            restored += records
+            self._metrics.restored_records.inc(records)
+
+        deadline = time.monotonic() + self._patience
+        while True:
+            consumer = self._restore_consumer()
+            try:
+                await consumer.start()
+                await changelog.restore(consumer, source, store, count)
+                return restored
+            except (KafkaError, OSError) as error:
+                reason = str(error) or type(error).__name__
+                log.warning("restore_failed", partition=tp.partition, error=reason)
+                if not is_connection_error(error) or time.monotonic() > deadline:
+                    raise Fatal(
+                        f"changelog {source.topic}-{source.partition} cannot be read: {reason}"
+                    ) from error
+                self._health.not_ready(_component(tp), f"its state is being restored: {reason}")
+            finally:
+                await stop(consumer)
+            await asyncio.sleep(_RETRY_SECONDS)
 
     async def _open_store(self, tp: TopicPartition) -> RocksStore:
         path = self._directory / self._changelog_topic / str(tp.partition)

@@ -21,7 +21,7 @@ from schemas.codecs import CONTENT_TYPE_HEADER, JSON, encode_list
 from schemas.lists import RecommendationList
 from stream import changelog
 from stream.dead_letters import DeadRecord
-from stream.kafka import producer_options, start
+from stream.kafka import producer_options, start, stop
 from stream.partition import CommitWork, Phase
 from stream.settings import Settings
 
@@ -129,20 +129,17 @@ class AtLeastOnce:
     async def restart(self) -> None:
         # However long that takes: what the old producer still held, and wrote after the new one, would set
         # states in the changelog back.
-        await self._disconnect()
+        await self._disconnect(None)
         await self.start()
 
     async def stop(self) -> None:
-        try:
-            async with asyncio.timeout(_STOP_SECONDS):
-                await self._disconnect()
-        except TimeoutError:
-            log.warning("producer_not_stopped")
+        await self._disconnect(_STOP_SECONDS)
 
-    async def _disconnect(self) -> None:
+    async def _disconnect(self, seconds: float | None) -> None:
         self._connected.clear()
         if self._producer is not None:
-            await self._producer.stop()
+            if not await stop(self._producer, seconds):
+                log.warning("producer_not_stopped")
             self._producer = None
 
     async def _bury(self, producer: AIOKafkaProducer, dead: Sequence[DeadRecord]) -> None:

@@ -24,7 +24,7 @@ from stream.dead_letters import DeadLetterGuard
 from stream.dispatch import Dispatcher
 from stream.errors import Fatal
 from stream.generation import generator_factory
-from stream.kafka import start
+from stream.kafka import start, stop
 from stream.observability import Health, HttpEndpoint, Metrics
 from stream.partition import Partition, PartitionSettings
 from stream.settings import Settings
@@ -207,6 +207,7 @@ class Daemon:
             group_id=settings.kafka.group_id,
             changelog_topic=settings.changelog_topic,
             leave_seconds=settings.stream.drain_deadline_seconds,
+            patience_seconds=settings.kafka.connect_timeout_seconds,
         )
 
     def _committer(self, consumer: AIOKafkaConsumer, cycle: CommitCycle) -> Committer:
@@ -253,8 +254,5 @@ async def _cancel(*tasks: asyncio.Future[Any]) -> None:
 
 async def _leave(consumer: AIOKafkaConsumer) -> None:
     """Leave the group, so that the others get the partitions at once and not after the session's time."""
-    try:
-        async with asyncio.timeout(_LAST_COMMIT_SECONDS):
-            await consumer.stop()
-    except TimeoutError:
+    if not await stop(consumer):
         log.warning("group_not_left")

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, TypeVar
 
 import structlog
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 from aiokafka.helpers import create_ssl_context
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
 
@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 _FIRST_RETRY_SECONDS: Final = 0.2
 _LONGEST_RETRY_SECONDS: Final = 5.0
+_STOP_SECONDS: Final = 5.0
 
 
 class KafkaUnreachable(InputError):
@@ -82,15 +83,32 @@ async def start(client: Startable, kafka: KafkaSettings) -> None:
         async with asyncio.timeout(kafka.connect_timeout_seconds):
             await attempts(client.start)
     except TimeoutError:
-        await client.stop()
+        await stop(client)
         raise KafkaUnreachable(
             f"kafka.bootstrap_servers = {kafka.bootstrap_servers}: no broker answered for "
             f"{kafka.connect_timeout_seconds:g} seconds; is Kafka running there, and reachable by "
             f"{kafka.security_protocol}?"
         ) from None
     except BaseException:
-        await client.stop()
+        await stop(client)
         raise
+
+
+async def stop(client: Startable, seconds: float | None = _STOP_SECONDS) -> bool:
+    """Stop a client and say whether that was done in time (None: however long it takes); never raises.
+
+    aiokafka waits for a broker that is gone, and lets the cancellation of its own tasks out of stop().
+    """
+    stopping = asyncio.ensure_future(client.stop())
+    try:
+        await asyncio.wait({stopping}, timeout=seconds)
+        if not stopping.done():
+            return False
+        if not stopping.cancelled() and (error := stopping.exception()) is not None:
+            log.warning("client_not_stopped", client=type(client).__name__, error=str(error))
+        return True
+    finally:
+        stopping.cancel()
 
 
 @asynccontextmanager
@@ -100,7 +118,7 @@ async def connected(client: Client, kafka: KafkaSettings) -> AsyncIterator[Clien
     try:
         yield client
     finally:
-        await client.stop()
+        await stop(client)
 
 
 def quieten() -> None:
@@ -110,7 +128,9 @@ def quieten() -> None:
 
 def is_connection_error(error: BaseException) -> bool:
     """Whether trying again may help: the network or a broker failed, not the request."""
-    return isinstance(error, OSError) or (isinstance(error, KafkaError) and bool(error.retriable))
+    if isinstance(error, OSError | KafkaTimeoutError):
+        return True
+    return isinstance(error, KafkaError) and bool(error.retriable)
 
 
 def _log_retry(state: RetryCallState) -> None:

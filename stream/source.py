@@ -15,7 +15,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 
 from stream.dead_letters import DeadLetterGuard
 from stream.errors import Fatal
-from stream.kafka import client_options, is_connection_error
+from stream.kafka import client_options, is_connection_error, stop
 from stream.observability import Metrics
 from stream.partition import Partition, Phase
 from stream.settings import Settings
@@ -73,7 +73,7 @@ async def read_record(settings: Settings, tp: TopicPartition, offset: int) -> An
         log.warning("record_not_read", partition=tp.partition, offset=offset, error=str(error))
         return None
     finally:
-        await consumer.stop()
+        await stop(consumer)
 
 
 class Source:

@@ -6,15 +6,22 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
+from aiokafka import AIOKafkaConsumer
 from brokers import Broker
-from daemons import Inside, deployed, inside
-from events import EventMaker, names
+from daemons import Deployment, Inside, deployed, inside
+from events import EventMaker, all_outgoing, names
 from expectations import all_committed, all_served, changelog_states, stored_states
-from records import TopicNames, read_to_end
+from msgspec.structs import replace
+from records import TopicNames, produce, read_to_end
 from traffic import traffic
 
 from mtgr.reference import ReferenceRecommender
+from stream import daemon as daemon_module
 from stream.demo.broker import free_port
+from stream.errors import Fatal
+from stream.settings import Settings
+from stream.source import lone_consumer
 
 _NOTICED_SECONDS = 30.0
 _RECOVERED_SECONDS = 60.0
@@ -94,3 +101,39 @@ async def _not_ready(running: Inside, component: str, reason: str) -> None:
         assert not running.task.done(), "the daemon ended"
         assert time.monotonic() < deadline, f"/readyz says {status} {reasons}"
         await asyncio.sleep(0.1)
+
+
+async def test_broker_lost_during_a_restore_is_waited_for(
+    deployment: Deployment, reference: ReferenceRecommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restore that Kafka does not answer is tried again, and says so meanwhile."""
+    servers, topics = deployment.servers, deployment.names
+    away = True
+
+    def lost(settings: Settings) -> AIOKafkaConsumer:
+        if away:
+            kafka = replace(settings.kafka, bootstrap_servers=f"127.0.0.1:{free_port()}")
+            settings = replace(settings, kafka=kafka)
+        return lone_consumer(settings)
+
+    monkeypatch.setattr(daemon_module, "lone_consumer", lost)
+    await produce(servers, topics.events, all_outgoing(EventMaker(seed=2, users=names("u", 5)).each()))
+    async with inside(deployment, wait=False) as running:
+        await _not_ready(running, "partition-0", "127.0.0.1")
+        away = False
+        await running.ready()
+        outcome = await all_served(servers, topics)
+    outcome.check_order()
+    outcome.check_lists(reference)
+
+
+async def test_broker_that_stays_away_ends_the_daemon(
+    restartable_kafka: Broker, topic_names: TopicNames, checkpoint: Path, tmp_path: Path
+) -> None:
+    """When Kafka has been gone for the set time, a daemon that was at work stops and says why."""
+    servers = restartable_kafka.bootstrap_servers
+    with deployed(servers, topic_names, checkpoint, tmp_path) as deployment:
+        async with inside(deployment, changes={"kafka.connect_timeout_seconds": 4}) as running:
+            await asyncio.to_thread(restartable_kafka.kill)
+            with pytest.raises(Fatal, match=r"kafka.connect_timeout_seconds"):
+                await asyncio.wait_for(running.task, _NOTICED_SECONDS)
