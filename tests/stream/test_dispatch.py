@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -66,7 +66,7 @@ class World:
     patience: float = 20
     window: int = 1_000
     refused: set[str] = field(default_factory=set)
-    publish_errors: Iterable[Exception] = ()
+    publish_errors: Iterator[Exception | None] = field(default_factory=lambda: iter(()))
     records: dict[tuple[TopicPartition, int], Record] = field(default_factory=dict)
     batches: list[list[str]] = field(default_factory=list)
     lists: list[OutgoingList] = field(default_factory=list)
@@ -104,7 +104,8 @@ class World:
 
     async def publish(self, lists: Sequence[OutgoingList]) -> None:
         await self.publishing.through()
-        for error in self.publish_errors:
+        error = next(self.publish_errors, None)
+        if error is not None:
             raise error
         async with self._listed:
             self.lists.extend(lists)
@@ -335,6 +336,19 @@ async def test_a_lists_topic_that_never_answers_stops_the_daemon() -> None:
         assert "lists could not be published" in str(error)
         assert "not authorized" in str(error)
     assert partition.owed == 1
+
+
+async def test_failures_with_successes_between_are_no_outage() -> None:
+    """The time that is granted to Kafka begins anew with every list that was published."""
+    partition = running()
+    w = world(partition, publish_errors=iter([KafkaError("1"), None, KafkaError("2"), None]), patience=0.05)
+    async with w.serving():
+        for number in range(2):
+            partition.fold(likes(["a"], number), ago(1))
+            w.dispatcher.wake()
+            await w.listed(number + 1)
+            await asyncio.sleep(w.patience)
+    assert len(w.lists) == 2
 
 
 async def test_results_for_a_closed_partition_are_dropped() -> None:

@@ -196,6 +196,9 @@ async def test_a_partition_that_was_lost_while_full_comes_back_unpaused() -> Non
         await world.until(lambda: before.tp in world.consumer.paused)
         before.close()
         world.consumer.paused.clear()  # as a new assignment is
+        polls = world.consumer.polls
+        await world.until(lambda: world.consumer.polls > polls + 1)
+        assert world.sample("mtgr_paused_partitions") == 0
         after = world.partitions[before.tp] = running()
         world.fetched({after.tp: likes(["a", "b", "c"])})
         await world.until(lambda: after.tp in world.consumer.paused)

@@ -367,6 +367,8 @@ def test_users_in_use_stay_at_hand() -> None:
         commit(store, [cache.get(f"u{number}")])
         if number % 10 == 0:
             assert cache.get("often") is often
+        held = sum(state.nbytes for state in cache.states.values())
+        assert held * 0.9 <= cache.nbytes <= held * 1.1
     assert cache.turns > 3
 
 

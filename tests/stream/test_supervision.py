@@ -105,9 +105,9 @@ async def test_a_poisonous_user_alone_is_refused_after_a_second_try() -> None:
     await generator.start()
     (refusal,) = await generator.recommend(requests("b"))
     assert isinstance(refusal, ListRefusal)
-    assert engines.batches == [["b"], ["b"]]
-    assert len(engines.alive) == 1
     assert is_for((await generator.recommend(requests("a")))[0], "a")
+    assert engines.batches == [["b"], ["b"], ["a"]]
+    assert len(engines.alive) == 1
     await generator.close()
 
 
