@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Sequence
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -26,6 +26,8 @@ from stream.partition import CommitWork, Phase
 from stream.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _BATCH_BYTES: Final = 512 * 1024
 _REQUEST_BYTES: Final = 2 << 20
@@ -98,9 +100,9 @@ class AtLeastOnce:
     async def commit(self, work: Sequence[CommitWork]) -> None:
         producer = await self._connection()
         now_ms = time.time_ns() // 1_000_000
-        await asyncio.gather(*(self._bury(producer, part.dead) for part in work if part.dead))
-        ends = await asyncio.gather(
-            *(
+        await _all([self._bury(producer, part.dead) for part in work if part.dead])
+        ends = await _all(
+            [
                 changelog.append(
                     producer,
                     TopicPartition(self._changelog, part.partition.tp.partition),
@@ -109,7 +111,7 @@ class AtLeastOnce:
                 )
                 for part in work
                 if part.changes
-            )
+            ]
         )
         for part, end in zip((part for part in work if part.changes), ends, strict=True):
             if part.partition.phase is not Phase.CLOSED:  # its files may be another daemon's by now
@@ -177,9 +179,10 @@ class AtLeastOnce:
         )
 
 
-async def _all(sent: Sequence[asyncio.Future[Any]]) -> None:
-    """Wait for every acknowledgement before the first error is raised, so that nothing is still under way then."""
-    results = await asyncio.gather(*sent, return_exceptions=True)
+async def _all(steps: Sequence[Awaitable[T]]) -> list[T]:
+    """The results of all; the first error is raised only when every step has ended, so that none is still under way."""
+    results = await asyncio.gather(*steps, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result
+    return cast("list[T]", results)
