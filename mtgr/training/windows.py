@@ -67,21 +67,21 @@ def next_new_videos(history: History, items: npt.NDArray[np.int64], n_items: int
 def hold_out(log: EventLog, config: ModelConfig, catalog: Catalog) -> tuple[list[History], list[HeldOut]]:
     """Set each user's last new watched video aside: the histories to learn from, and the tests.
 
-    A user whose only such video is the first event stays in the training part and is not tested.
+    New is what the history does not hold that the daemon would have then. A user whose only such video is
+    the first event stays in the training part and is not tested.
     """
     training, tests = [], []
     for history in log.histories.values():
         items = catalog.indices(history.video_ids)
-        start = _start_of_last_window(len(history), config)
-        targets = next_new_videos(_part(history, start, len(history)), items[start:], config.n_items)
-        changes = np.flatnonzero(targets[:-1] != targets[1:])
-        place = start + int(changes[-1]) if len(changes) else 0
-        if place == 0:
+        watched = np.flatnonzero((history.records["event_type"] == WATCH) & (items < config.n_items))
+        for place in watched[watched > 0][::-1].tolist():
+            begin = _start_of_last_window(place, config)
+            if items[place] not in items[begin:place]:
+                training.append(_part(history, 0, place))
+                tests.append(HeldOut(_part(history, begin, place), int(items[place])))
+                break
+        else:
             training.append(history)
-            continue
-        training.append(_part(history, 0, place))
-        begin = _start_of_last_window(place, config)
-        tests.append(HeldOut(_part(history, begin, place), int(items[place])))
     return training, tests
 
 

@@ -114,6 +114,24 @@ def test_a_test_sees_the_history_that_the_daemon_would_hold(events: int) -> None
     assert [len(history) for history in training] == [events - 1]
 
 
+@given(st.integers(40, 160), st.integers(1, 60), st.randoms(use_true_random=False))
+def test_what_is_held_out_is_new_to_the_history_before_it(
+    events: int, videos: int, draws: random.Random
+) -> None:
+    """Lists leave seen videos out, so a target that is in the history could not be hit by any model."""
+    config = CONFIG.replace(max_events=32, n_items=videos)
+    catalog = Catalog([f"v{video}" for video in range(videos)], 4)
+    log = [
+        watch("u", f"e{place}", video_id=f"v{draws.randrange(videos)}", timestamp_ms=place)
+        for place in range(events)
+    ]
+    (training,), tests = hold_out(EventLog.collect(log), config, catalog)
+    for test in tests:
+        assert catalog.video_id(test.target) not in test.history.video_ids
+        assert log[len(training)].video_id == catalog.video_id(test.target)
+        assert training.video_ids[-len(test.history) :] == test.history.video_ids
+
+
 def test_a_user_with_nothing_to_predict_is_not_tested() -> None:
     """One watch, or likes alone, leave no video to hold out; a repeat or a like at the end is not it."""
     training, tests = hold_out(
