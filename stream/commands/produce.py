@@ -22,6 +22,7 @@ from mtgr.errors import InputError
 from schemas.codecs import JSON, MESSAGEPACK
 from schemas.events import Event
 from stream.kafka import quieten
+from stream.numbers import FiniteFloatRange
 from stream.observability import configure_logging
 from stream.pacing import LogPace, Pace, RatePace, Unpaced
 from stream.producer import EventProducer, SendFailed, Sent
@@ -39,11 +40,11 @@ _CONTENT_TYPES = {"json": JSON, "msgpack": MESSAGEPACK}
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @settings_options
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events a second, at most.")
+@click.option("--rate", type=FiniteFloatRange(min=0, min_open=True), help="Events a second, at most.")
 @click.option("--log-speed", is_flag=True, help="Keep the gaps between events as they are in the log.")
 @click.option(
     "--speedup",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteFloatRange(min=0, min_open=True),
     help="With --log-speed: so many times as fast.  [default: 1]",
 )
 @click.option("--limit", type=click.IntRange(min=0), help="Stop after so many events.")

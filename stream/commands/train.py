@@ -18,6 +18,7 @@ from mtgr.errors import InputError
 from mtgr.training import loop
 from mtgr.training.options import TrainingOptions
 from mtgr.training.trainer import Trained, choose_device, train
+from stream.numbers import FiniteFloatRange
 
 _DEFAULTS: Final = TrainingOptions()
 
@@ -45,14 +46,14 @@ _DEFAULTS: Final = TrainingOptions()
 @click.option("--skip-invalid", is_flag=True, help="Pass over what is no event, and count it.")
 @click.option("--epochs", type=click.IntRange(min=1), default=_DEFAULTS.epochs, show_default=True)
 @click.option(
-    "--max-seconds", type=click.FloatRange(min=1), help="Be done in this time, with fewer epochs if need be."
+    "--max-seconds", type=FiniteFloatRange(min=1), help="Be done in this time, with fewer epochs if need be."
 )
 @click.option(
     "--batch-tokens", type=click.IntRange(min=1),
     help="Tokens of a step, padding included.  [default: four sequences of the preset's full length]",
 )  # fmt: skip
 @click.option(
-    "--lr", type=click.FloatRange(min=0, min_open=True), metavar="RATE",
+    "--lr", type=FiniteFloatRange(min=0, min_open=True), metavar="RATE",
     help="Learning rate after the warm-up.  [default: 0.004 at width 64, less for wider models]",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=_DEFAULTS.seed, show_default=True)

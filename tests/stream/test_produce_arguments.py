@@ -16,6 +16,8 @@ from stream.cli import cli
     [
         (["--rate", "5", "--log-speed"], "exclude each other"),
         (["--speedup", "5"], "--speedup is for --log-speed"),
+        (["--rate", "nan"], "nan is not a finite number"),
+        (["--log-speed", "--speedup", "inf"], "inf is not a finite number"),
         (["--mapping", "user=u"], "video and time must be given"),
         (["-"], "standard input"),
     ],

@@ -95,10 +95,21 @@ def test_a_wrong_argument_is_told_before_the_work(
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("option", ["--epochs", "--lr", "--batch-tokens", "--max-seconds"])
-def test_an_option_out_of_bounds_is_a_usage_error(log: Path, option: str) -> None:
-    """Zero of anything is refused by the option's own name."""
-    result = _train("--events", log, "--out", log.parent / "out", option, 0)
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--epochs", "0"),
+        ("--lr", "0"),
+        ("--lr", "nan"),
+        ("--batch-tokens", "0"),
+        ("--max-seconds", "0"),
+        ("--max-seconds", "nan"),
+        ("--max-seconds", "inf"),
+    ],
+)
+def test_an_option_out_of_bounds_is_a_usage_error(log: Path, option: str, value: str) -> None:
+    """Zero of anything, and what is no number, is refused by the option's own name."""
+    result = _train("--events", log, "--out", log.parent / "out", option, value)
     assert result.exit_code == 2
     assert option in result.stderr
 
