@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_digest
 
-from schemas.events import Event, Favorite, Like, Share, Watch
+from schemas.events import Event, Favorite, Like, Watch
 
 WATCH: Final = 1
 LIKE: Final = 2

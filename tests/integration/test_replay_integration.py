@@ -15,7 +15,7 @@ from tools import Tool, settings_for
 
 from mtgr.errors import InputError
 from schemas.codecs import JSON, MESSAGEPACK, encode_event
-from schemas.dead_letters import PREFIX, DeadLetter
+from schemas.dead_letters import PREFIX, REPLAYED_HEADER, DeadLetter
 from schemas.errors import Stage
 from stream.repairs import Repair, RepairCommand, no_repair
 from stream.replay import Replayer, Verdict
@@ -54,7 +54,7 @@ async def events_back(kafka: str, topics: TopicNames) -> list[str]:
 
 
 async def test_valid_letters_go_back_as_they_were(tool: Tool, kafka: str, topics: TopicNames) -> None:
-    """Key, value and headers are those of the record that died, without the reason of its death."""
+    """Key, value and headers are those of the record that died, marked as sent back and without the reason."""
     event = watch("u1", "e1")
     record = outgoing(event, MESSAGEPACK, ("traceparent", b"00-ab-cd-01"))
     await produce(kafka, topics.dead_letters, [bury(topics, record, 4, "generate", "RequestRefused")])
@@ -63,7 +63,11 @@ async def test_valid_letters_go_back_as_they_were(tool: Tool, kafka: str, topics
     assert f"1 went back to {topics.events}" in done.out
     (back,) = await read_to_end(kafka, topics.events)
     assert (back.key, back.value) == (b"u1", encode_event(event, MESSAGEPACK))
-    assert dict(back.headers) == {"content-type": MESSAGEPACK.encode(), "traceparent": b"00-ab-cd-01"}
+    assert dict(back.headers) == {
+        "content-type": MESSAGEPACK.encode(),
+        "traceparent": b"00-ab-cd-01",
+        REPLAYED_HEADER: b"true",
+    }
     assert not any(name.startswith(PREFIX) for name, _ in back.headers)
 
 
