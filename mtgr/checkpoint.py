@@ -19,10 +19,11 @@ from safetensors import SafetensorError, safe_open
 from xxhash import xxh3_64, xxh3_128
 
 from mtgr.catalog import Catalog
-from mtgr.config import ModelConfig, nearest, parse_config
+from mtgr.config import ModelConfig, parse_config
 from mtgr.errors import InputError
 from mtgr.features import RowEncoder
 from mtgr.requests import ModelInfo
+from mtgr.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +75,7 @@ class Checkpoint:
                 raise InputError(f"{self.weights}: tensor {name!r} is missing")
         for name, shape in found.items():
             if name not in expected:
-                raise InputError(f"{self.weights}: unexpected tensor {name!r}{nearest(name, expected)}")
+                raise InputError(f"{self.weights}: unexpected tensor {name!r}{did_you_mean(name, expected)}")
             if shape != expected[name]:
                 raise InputError(
                     f"{self.weights}: tensor {name!r} is {shape}, where the config wants {expected[name]}"
@@ -188,6 +189,8 @@ def check_target(target: Path) -> None:
         return
     if not target.is_dir():
         raise InputError(f"{target}: is a file, where a checkpoint directory is wanted")
+    if target.resolve().is_mount():
+        raise InputError(f"{target}: is a mount point, which cannot be replaced; name a directory in it")
     others = {path.name for path in target.iterdir()} - {CONFIG_FILE, WEIGHTS_FILE, CATALOG_FILE}
     if others:
         raise InputError(
@@ -241,7 +244,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     known = (*_OWN_KEYS, *_engine_keys(_ANY_CONFIG))
     for key in data:
         if key not in known:
-            raise InputError(f"{path}: unknown key {key!r}{nearest(key, known)}")
+            raise InputError(f"{path}: unknown key {key!r}{did_you_mean(key, known)}")
     for key in known:
         if key not in data:
             raise InputError(f"{path}: key {key!r} is missing")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from mtgr.errors import InputError
+from mtgr.suggestions import did_you_mean
 
 Name = Annotated[str, Meta(pattern="^[a-z][a-z0-9_-]*$", max_length=64)]
 
@@ -140,18 +140,11 @@ def parse_config(data: Mapping[str, Any], source: str = "model config") -> Model
     known = ModelConfig.__struct_fields__
     for key in data:
         if key not in known:
-            raise InputError(f"{source}: unknown key {key!r}{nearest(key, known)}")
+            raise InputError(f"{source}: unknown key {key!r}{did_you_mean(key, known)}")
     try:
         return msgspec.convert(data, ModelConfig)
     except msgspec.ValidationError as error:
         raise InputError(f"{source}: {error}") from None
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A clause that names the known word nearest to a wrong one, or all of them if none is near."""
-    words = list(known)
-    close = difflib.get_close_matches(word, words, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(words)}"
 
 
 # small, medium and large are the published sizes of MTGR (blocks x width, heads). The catalog size is
@@ -191,5 +184,5 @@ PRESETS: Final[Mapping[str, ModelConfig]] = {
 def preset(name: str) -> ModelConfig:
     """A preset by its name; InputError names the nearest one."""
     if name not in PRESETS:
-        raise InputError(f"unknown preset {name!r}{nearest(name, PRESETS)}")
+        raise InputError(f"unknown preset {name!r}{did_you_mean(name, PRESETS)}")
     return PRESETS[name]

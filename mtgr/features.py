@@ -21,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mtgr.catalog import Catalog
-from mtgr.config import VIDEO_LANES, ModelConfig, nearest
+from mtgr.config import VIDEO_LANES, ModelConfig
 from mtgr.errors import InputError
 from mtgr.history import SHARE, WATCH, History
+from mtgr.suggestions import did_you_mean
 
 PROFILE: Final = 0
 EVENT: Final = 1
@@ -87,7 +88,7 @@ class RowEncoder:
         """InputError if the config asks for a feature that no event has, or disagrees with the catalog."""
         for discrete in config.discrete:
             if discrete.name not in _DISCRETE:
-                hint = nearest(discrete.name, _DISCRETE)
+                hint = did_you_mean(discrete.name, _DISCRETE)
                 raise InputError(f"model config: unknown discrete feature {discrete.name!r}{hint}")
             values = _DISCRETE[discrete.name][0]
             if discrete.size < values:
@@ -96,7 +97,7 @@ class RowEncoder:
                 )
         for number in config.continuous:
             if number.name not in _CONTINUOUS:
-                hint = nearest(number.name, _CONTINUOUS)
+                hint = did_you_mean(number.name, _CONTINUOUS)
                 raise InputError(f"model config: unknown continuous feature {number.name!r}{hint}")
         if (len(catalog), catalog.unknown_buckets) != (config.n_items, config.unknown_buckets):
             raise InputError(

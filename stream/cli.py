@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from mtgr.errors import InputError
-from stream.suggestions import did_you_mean
+from mtgr.suggestions import did_you_mean
 
 # name -> module with a click command of the name `command`, and its line in the help
 _COMMANDS: Final = {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 from typing import Final, Literal, get_args
 
 from msgspec import Struct, field
 from msgspec.structs import fields, replace
 
 from mtgr.errors import InputError
+from mtgr.suggestions import did_you_mean
 
 EventType = Literal["watch", "like", "favorite", "share"]
 TimeUnit = Literal["auto", "ms", "s", "iso"]
@@ -85,7 +85,7 @@ class ColumnMapping(Struct, frozen=True, kw_only=True):
             if column not in header:
                 raise InputError(
                     f"{source}: there is no column {column!r}, which the mapping names as {name}"
-                    f"{_did_you_mean(column, header)}; the columns are {', '.join(header)}"
+                    f"{did_you_mean(column, header)}"
                 )
 
 
@@ -163,10 +163,7 @@ def parse_mapping(pairs: Iterable[str]) -> ColumnMapping:
             given[name] = _one_of(pair, value, TIME_UNITS)
         elif name not in _COLUMN_FIELDS:
             known = [*_COLUMN_FIELDS, *sorted(_NOT_COLUMNS - {"types"}), "type:VALUE"]
-            raise InputError(
-                f"mapping: {name!r} is not a field{_did_you_mean(name, known)}; "
-                f"the fields are {', '.join(known)}"
-            )
+            raise InputError(f"mapping: {name!r} is not a field{did_you_mean(name, known)}")
         elif name in given:
             raise InputError(f"mapping: {name} is given twice, as {given[name]!r} and as {value!r}")
         else:
@@ -183,8 +180,3 @@ def _one_of(pair: str, value: str, allowed: Sequence[str]) -> EventType:
     if value not in allowed:
         raise InputError(f"mapping: {pair!r} should be one of {', '.join(allowed)}")
     return value  # type: ignore[return-value]
-
-
-def _did_you_mean(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""

@@ -14,11 +14,11 @@ import msgspec
 from msgspec import Struct, structs
 
 from mtgr.errors import InputError
+from mtgr.suggestions import did_you_mean
 from stream.settings.checks import check
 from stream.settings.describing import describe, is_optional, is_secret
 from stream.settings.groups import Settings
 from stream.settings.secret import MASK
-from stream.suggestions import did_you_mean
 
 # Two underscores, because Kubernetes sets MTGR_STREAM_PORT and the like for a service named mtgr-stream.
 ENVIRONMENT_PREFIX: Final = "MTGR_STREAM__"

@@ -142,7 +142,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str, str]] = [
         "unknown key",
         _edit_config(lambda c: c.update(vocab_sise=3)),
         "config.json",
-        "unknown key 'vocab_sise'; did you mean 'vocab_size'?",
+        "unknown key 'vocab_sise'; did you mean vocab_size?",
     ),
     ("missing key", _edit_config(lambda c: c.pop("files")), "config.json", "key 'files' is missing"),
     ("name is a number", _edit_config(lambda c: c.update(name=3)), "config.json", "name is 3"),
@@ -152,7 +152,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str, str]] = [
         "unknown model key",
         _edit_config(lambda c: c["model"].update(n_laiers=3)),
         "config.json",
-        "model: unknown key 'n_laiers'; did you mean 'n_layers'?",
+        "model: unknown key 'n_laiers'; did you mean n_layers?",
     ),
     (
         "model out of bounds",
@@ -208,7 +208,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str, str]] = [
         "tensor too many",
         _edit_weights(lambda t: t.update({"layers.1.out.wait": torch.zeros(1)})),
         "model.safetensors",
-        "unexpected tensor 'layers.1.out.wait'; did you mean 'layers.1.out.weight'?",
+        "unexpected tensor 'layers.1.out.wait'; did you mean layers.1.out.weight?",
     ),
     (
         "fewer videos than the catalog",
@@ -269,6 +269,14 @@ def test_a_directory_of_other_things_is_kept(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no writable directory"):
         check_target(tmp_path / "notes.txt" / "deeper" / "checkpoint")
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_mount_point_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's volume cannot be renamed over: a directory in it can."""
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == tmp_path)
+    with pytest.raises(InputError, match="is a mount point"):
+        check_target(tmp_path)
+    check_target(tmp_path / "model")
 
 
 def test_half_precision_weights_load_as_single(directory: Path) -> None:

@@ -38,7 +38,7 @@ def test_token_ids_are_items_then_buckets_then_the_profile() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"d_modle": 64}, "unknown key 'd_modle'; did you mean 'd_model'?"),
+        ({"d_modle": 64}, "unknown key 'd_modle'; did you mean d_model?"),
         ({"wheels": 4}, "unknown key 'wheels'; known are d_model, "),
         ({"d_model": 4}, "Expected `int` >= 8 - at `$.d_model`"),
         ({"d_model": "64"}, "Expected `int`, got `str` - at `$.d_model`"),
@@ -73,7 +73,7 @@ def test_a_missing_field_is_named() -> None:
 
 def test_a_preset_that_is_not_there_names_the_nearest() -> None:
     """A slip in a preset's name is answered by the name that was meant."""
-    with pytest.raises(InputError, match="unknown preset 'meduim'; did you mean 'medium'"):
+    with pytest.raises(InputError, match="unknown preset 'meduim'; did you mean medium"):
         preset("meduim")
 
 

@@ -164,7 +164,7 @@ def test_records_that_no_event_makes_are_refused(field: str, value: float, messa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"discrete": [{"name": "weekdey", "size": 7}]}, "'weekdey'; did you mean 'weekday'?"),
+        ({"discrete": [{"name": "weekdey", "size": 7}]}, "'weekdey'; did you mean weekday?"),
         ({"continuous": [{"name": "mood"}]}, "'mood'; known are watch_seconds, "),
         ({"discrete": [{"name": "hour", "size": 12}]}, "'hour' has size 12, but 24 values"),
         ({"n_items": 5}, "70000 videos and 16 buckets, where the model config has n_items 5"),

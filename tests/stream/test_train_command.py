@@ -77,7 +77,7 @@ def test_what_is_no_event_is_told_or_counted(log: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--preset", "tinny"), "unknown preset 'tinny'; did you mean 'tiny'"),
+        (("--preset", "tinny"), "unknown preset 'tinny'; did you mean tiny"),
         (("--events", "nowhere.csv"), "nowhere.csv: there is no such file"),
         (("--out", "."), "which is no part of a checkpoint"),
     ],
