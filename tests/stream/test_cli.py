@@ -62,6 +62,17 @@ def test_help_imports_no_command() -> None:
         assert f"\n  {name} " in result.stdout
 
 
+def test_tools_import_no_model_and_no_server() -> None:
+    """What only talks to Kafka or writes a file starts at once: nothing slow is imported that it does not use."""
+    script = (
+        "import importlib, sys\n"
+        "for name in ('produce', 'simulate', 'tail', 'topics', 'replay'):\n"
+        "    importlib.import_module(f'stream.commands.{name}')\n"
+        "print(sorted({'torch', 'vllm', 'aiohttp', 'polars'} & sys.modules.keys()))"
+    )
+    assert run("-c", script, command=(sys.executable,)).stdout == "[]\n"
+
+
 @pytest.mark.parametrize("name", list(cli._COMMANDS))
 def test_every_command_of_the_table_is_there(name: str) -> None:
     """What the help lists can be called, and its own help starts with a sentence."""
