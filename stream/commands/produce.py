@@ -127,9 +127,9 @@ class _Run:
         self._done_before = position.acknowledged
 
     def read_files(self, files: Sequence[Path], mapping: ColumnMapping | None) -> Iterator[Sequence[Event]]:
-        """Events of the files in bunches, without those that are done."""
+        """Events of the files in bunches, without those that are done; InputError at once for a file that is none."""
         events = read_events(files, mapping, self._skip if self._skips else None)
-        yield from _bunched(islice(events, self._done_before, None))
+        return _bunched(islice(events, self._done_before, None))
 
     def read_stdin(self) -> Iterator[Sequence[Event]]:
         """Events from standard input, in bunches as they come."""

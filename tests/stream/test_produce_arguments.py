@@ -28,3 +28,16 @@ def test_wrong_arguments_name_themselves(tmp_path: Path, arguments: list[str], m
     log.write_text('{"type":"like","event_id":"e","user_id":"u","video_id":"v","timestamp_ms":1}\n')
     with pytest.raises((click.UsageError, InputError), match=message):
         cli.main(["produce", str(log), *arguments], standalone_mode=False)
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "there is no such file"), ("", "holds nothing")])
+def test_a_wrong_file_is_told_before_kafka_is_waited_for(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
+    """A mistyped path is not kept from the user until a broker has answered, or not answered, for a minute."""
+    log = tmp_path / "log.csv"
+    if content is not None:
+        log.write_text(content)
+    nobody = ["--set", "kafka.bootstrap_servers=127.0.0.1:1", "--set", "kafka.connect_timeout_seconds=0.1"]
+    with pytest.raises(InputError, match=message):
+        cli.main(["produce", str(log), *nobody], standalone_mode=False)
