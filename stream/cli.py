@@ -56,7 +56,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; wrong input is one line on stderr and exit code 2, never a traceback."""
+    """Run the command line: one line on stderr and exit code 2 for wrong input, 1 for what went wrong on the way."""
     try:
         code = cli.main(prog_name="mtgr-stream", standalone_mode=False)
         sys.stdout.flush()  # here, where a reader that went away is still met in silence
@@ -64,7 +64,7 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except click.ClickException as error:
-        _fail(error.format_message(), 2)
+        _fail(error.format_message(), error.exit_code)
     except InputError as error:
         _fail(str(error), 2)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Says in words what a setting's type takes."""
+"""Asks a setting's type what it takes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from typing import Any
 
 from msgspec import inspect
 
-from schemas.describing import describe, parts
+from schemas.describing import parts
 from stream.settings.secret import Secret
-
-__all__ = ["describe", "is_optional", "is_secret"]
 
 
 def is_optional(type_: Any) -> bool:

@@ -15,8 +15,9 @@ from msgspec import Struct, structs
 
 from mtgr.errors import InputError
 from mtgr.suggestions import did_you_mean
+from schemas.describing import describe
 from stream.settings.checks import check
-from stream.settings.describing import describe, is_optional, is_secret
+from stream.settings.describing import is_optional, is_secret
 from stream.settings.groups import Settings
 from stream.settings.secret import MASK
 

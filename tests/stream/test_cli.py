@@ -118,6 +118,15 @@ def test_wrong_input_is_one_line(call: Callable[..., tuple[int, str]]) -> None:
     assert call(body) == (2, "mtgr-stream: events.csv: line 3: user_id is missing\n")
 
 
+def test_what_fails_on_the_way_is_not_taken_for_wrong_input(call: Callable[..., tuple[int, str]]) -> None:
+    """A script can tell a broker that refused from a command that was called wrongly."""
+
+    def body() -> None:
+        raise click.ClickException("topic user-events: Kafka took no events for 60 seconds")
+
+    assert call(body) == (1, "mtgr-stream: topic user-events: Kafka took no events for 60 seconds\n")
+
+
 def test_missing_vllm_says_what_to_install(call: Callable[..., tuple[int, str]]) -> None:
     """Without an extra there is no vLLM; that is the user's choice, not a crash."""
 
