@@ -53,11 +53,11 @@ class Daemon:
     """
 
     def __init__(self, settings: Settings) -> None:
+        """InputError if the checkpoint is not named or is wrong."""
         self._settings = settings
+        self._new_generator = generator_factory(settings)
         self.metrics = Metrics()
-        self.health = Health()
-        for component in ("kafka", "generator", "partitions"):
-            self.health.not_ready(component, "not started yet")
+        self.health = Health(["kafka", "generator", "partitions"])
         self.endpoint = HttpEndpoint(settings.http, self.metrics, self.health)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._stopping = asyncio.Event()
@@ -93,7 +93,7 @@ class Daemon:
     async def _serve(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         generator = SupervisedGenerator(
-            generator_factory(settings),
+            self._new_generator,
             timeout_seconds=settings.generator.request_timeout_seconds,
             max_restarts=settings.generator.max_restarts,
             metrics=self.metrics,

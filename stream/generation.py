@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from mtgr.checkpoint import open_checkpoint
 from mtgr.requests import ListOutcome, ListRequest, ModelInfo
 from stream.settings import Settings
 
@@ -48,7 +49,10 @@ class TorchGenerator:
 
 
 def generator_factory(settings: Settings) -> Callable[[], Generator]:
-    """What makes the generator that the settings name; model code is imported only for the kind that needs it."""
+    """What makes the generator that the settings name; model code is imported only for the kind that needs it.
+
+    Raises InputError if the checkpoint is not named or is wrong, before anything is waited for.
+    """
     options = settings.generator
     if options.kind == "server":
         from mtgr.serving.client import EngineClient
@@ -56,8 +60,7 @@ def generator_factory(settings: Settings) -> Callable[[], Generator]:
         url, timeout = options.url, options.request_timeout_seconds
         assert url is not None
         return lambda: EngineClient(url, timeout_seconds=timeout)
-    checkpoint = settings.model.checkpoint
-    assert checkpoint is not None
+    checkpoint = open_checkpoint(settings.require_checkpoint()).directory
     if options.kind == "torch":
         return lambda: TorchGenerator(checkpoint)
     from mtgr.serving.engine import EngineOptions, RecommendationEngine

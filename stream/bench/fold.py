@@ -15,10 +15,10 @@ from schemas.events import Watch
 from stream.bench.environment import Bench, cpu_seconds
 from stream.bench.load import produce, watches
 from stream.kafka import client_options
-from stream.pacing import Unpaced
 from stream.sequences import UserState
 from stream.settings import Settings
 from stream.state import RocksStore
+from stream.tools.pacing import Unpaced
 from stream.topics import ensure_topics
 
 _POLL_SECONDS = 0.05

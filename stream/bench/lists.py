@@ -18,8 +18,8 @@ from stream.bench.environment import Bench
 from stream.bench.load import produce, watches
 from stream.demo.daemon import DaemonProcess
 from stream.kafka import client_options, connected, producer_options
-from stream.pacing import Unpaced
 from stream.settings import Settings
+from stream.tools.pacing import Unpaced
 from stream.topics import ensure_topics
 
 _HISTORY_EVENTS = 64

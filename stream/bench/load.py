@@ -9,9 +9,9 @@ import numpy as np
 
 from schemas.codecs import JSON
 from schemas.events import Event, Watch
-from stream.pacing import Pace
-from stream.producer import EventProducer
 from stream.settings import Settings
+from stream.tools.pacing import Pace
+from stream.tools.producer import EventProducer
 
 _BUNCH = 2_000
 _START_MS = 1_750_000_000_000  # fixed, so that the same call gives the same events

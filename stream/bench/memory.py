@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from stream.bench.environment import Bench
 from stream.bench.load import produce, watches
-from stream.pacing import Unpaced
 from stream.settings import Settings
+from stream.tools.pacing import Unpaced
 from stream.topics import ensure_topics
 
 

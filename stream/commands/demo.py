@@ -20,6 +20,7 @@ from stream.demo.kafka import local_kafka
 from stream.demo.log import DemoLog, event_logs, prepare_log, simulated_log
 from stream.demo.play import Play, Report
 from stream.demo.processes import ChildFailed
+from stream.numbers import FiniteFloatRange
 from stream.observability import configure_logging
 from stream.settings import LogSettings
 
@@ -40,14 +41,14 @@ _TRAINING_SECONDS = 90.0
 )  # fmt: skip
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=1),
+    type=FiniteFloatRange(min=1),
     default=75,
     show_default=True,
     help="Let events come live so long.",
 )
 @click.option(
     "--rate",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteFloatRange(min=0, min_open=True),
     help="Live events a second.  [default: what this machine can do, as far as the log reaches]",
 )
 def command(data: Path | None, simulate: bool, users: int, seconds: float, rate: float | None) -> int:

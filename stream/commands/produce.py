@@ -24,10 +24,10 @@ from schemas.events import Event
 from stream.kafka import quieten
 from stream.numbers import FiniteFloatRange
 from stream.observability import configure_logging
-from stream.pacing import LogPace, Pace, RatePace, Unpaced
-from stream.producer import EventProducer, SendFailed, Sent
-from stream.resumption import Position
 from stream.settings import Settings, settings_options
+from stream.tools.pacing import LogPace, Pace, RatePace, Unpaced
+from stream.tools.producer import EventProducer, SendFailed, Sent
+from stream.tools.resumption import Position
 
 log = structlog.get_logger(__name__)
 

@@ -14,9 +14,9 @@ from aiokafka.errors import KafkaError
 from schemas.errors import Stage
 from stream.kafka import quieten
 from stream.observability import configure_logging
-from stream.repairs import Repair, RepairCommand, RepairFile, no_repair
-from stream.replay import Replayer, ReplaySummary, Verdict
 from stream.settings import Settings, settings_options
+from stream.tools.repairs import Repair, RepairCommand, RepairFile, no_repair
+from stream.tools.replay import Replayer, ReplaySummary, Verdict
 
 _LISTED = 20
 

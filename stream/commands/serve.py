@@ -17,6 +17,7 @@ from mtgr.errors import EngineFailed
 from mtgr.serving.engine import EngineOptions, RecommendationEngine
 from mtgr.serving.options import Dtype
 from mtgr.serving.server import DEFAULT_PORT, EngineServer
+from stream.numbers import FiniteFloatRange
 from stream.observability import configure_logging
 from stream.settings import LogSettings
 
@@ -42,14 +43,14 @@ _DEFAULTS: Final = EngineOptions(checkpoint=Path())
     "--kv-cache-gib",
     default=_DEFAULTS.kv_cache_gib,
     show_default=True,
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteFloatRange(0, min_open=True),
     help="Memory of the KV cache.",
 )
 @click.option(
     "--memory-utilization",
     default=_DEFAULTS.memory_utilization,
     show_default=True,
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteFloatRange(0, 1, min_open=True),
     help="Share of the device's memory that must be free at the start.",
 )
 @click.option(

@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.live import Live
 
 from schemas.lists import RecommendationList
-from stream.event_lookup import EventLookup
 from stream.kafka import quieten
-from stream.list_feed import ListFeed, Place
-from stream.list_table import list_table
 from stream.observability import configure_logging
 from stream.settings import Settings, settings_options
+from stream.tools.event_lookup import EventLookup
+from stream.tools.list_feed import ListFeed, Place
+from stream.tools.list_table import list_table
 
 _REFRESH_SECONDS = 0.25
 _FRAME_LINES = 4  # of the table that are no rows

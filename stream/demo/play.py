@@ -24,10 +24,10 @@ from stream.demo.ledger import Arrival, Outcome, ends, outcome, stored_events
 from stream.demo.log import DemoLog
 from stream.demo.screen import Screen
 from stream.kafka import client_options
-from stream.list_feed import ListFeed
-from stream.pacing import Pace, RatePace, Unpaced
-from stream.producer import EventProducer, Sent
 from stream.settings import Settings, load_settings
+from stream.tools.list_feed import ListFeed
+from stream.tools.pacing import Pace, RatePace, Unpaced
+from stream.tools.producer import EventProducer, Sent
 from stream.topics import ensure_topics, wanted_topics
 
 _READY_SECONDS: Final = 180.0

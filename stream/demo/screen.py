@@ -15,7 +15,7 @@ from rich.live import Live
 from schemas.events import Event
 from schemas.lists import RecommendationList
 from stream.demo.ledger import Arrival
-from stream.list_table import cached_share, list_table
+from stream.tools.list_table import cached_share, list_table
 
 _FRAME_SECONDS: Final = 0.25
 _LINE_SECONDS: Final = 0.5

@@ -19,7 +19,7 @@ from tools import Tool, ended, settings_for
 
 from schemas.codecs import decode_event
 from schemas.events import Event
-from stream.partitioning import partition_of
+from stream.tools.partitioning import partition_of
 from stream.topics import ensure_topics
 
 pytestmark = pytest.mark.broker

@@ -17,8 +17,8 @@ from mtgr.errors import InputError
 from schemas.codecs import JSON, MESSAGEPACK, encode_event
 from schemas.dead_letters import PREFIX, REPLAYED_HEADER, DeadLetter
 from schemas.errors import Stage
-from stream.repairs import Repair, RepairCommand, no_repair
-from stream.replay import Replayer, Verdict
+from stream.tools.repairs import Repair, RepairCommand, no_repair
+from stream.tools.replay import Replayer, Verdict
 
 pytestmark = pytest.mark.broker
 

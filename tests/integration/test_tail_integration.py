@@ -12,9 +12,9 @@ from tools import Tool, ended, settings_for
 
 from schemas.codecs import encode_list
 from schemas.lists import ModelVersion, RecommendationList, RecommendedVideo, TriggerEvent
-from stream.event_lookup import EventLookup
-from stream.list_feed import ListFeed
 from stream.settings import Settings
+from stream.tools.event_lookup import EventLookup
+from stream.tools.list_feed import ListFeed
 
 pytestmark = pytest.mark.broker
 

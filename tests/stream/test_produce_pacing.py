@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.pacing import BURST_SECONDS, LogPace, Pace, RatePace, Unpaced
+from stream.tools.pacing import BURST_SECONDS, LogPace, Pace, RatePace, Unpaced
 
 
 def sent_at(pace: Pace, times_ms: list[int], stall_at: int = -1, stall: float = 0.0) -> list[float]:

@@ -8,7 +8,7 @@ import pytest
 
 from mtgr.datasets import parse_mapping
 from mtgr.errors import InputError
-from stream.resumption import Position
+from stream.tools.resumption import Position
 
 MAPPING = parse_mapping(["user=u,video=v,time=t,rows_are=like"])
 

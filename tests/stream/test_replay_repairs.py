@@ -12,7 +12,7 @@ import pytest
 
 from mtgr.errors import InputError
 from schemas.dead_letters import DeadLetter
-from stream.repairs import LetterRecord, RepairCommand, RepairFile, no_repair
+from stream.tools.repairs import LetterRecord, RepairCommand, RepairFile, no_repair
 
 
 @dataclass

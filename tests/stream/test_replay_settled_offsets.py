@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.settled_offsets import MAX_METADATA_CHARACTERS, SettledOffsets
+from stream.tools.settled_offsets import MAX_METADATA_CHARACTERS, SettledOffsets
 
 ranges = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 12)), max_size=30)
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from schemas.events import Like, Watch
 from schemas.lists import ModelVersion, RecommendationList, RecommendedVideo, TriggerEvent
-from stream.list_table import cached_share, list_table
+from stream.tools.list_table import cached_share, list_table
 
 
 def made(user_id: str = "u1", length: int = 20, cached: int = 16) -> RecommendationList:

@@ -17,9 +17,9 @@ from aiokafka.errors import KafkaError
 from schemas.codecs import CONTENT_TYPE_HEADER, ContentType, encode_event
 from schemas.events import Event
 from stream.kafka import producer_options, start
-from stream.pacing import Pace
-from stream.partitioning import partition_of
 from stream.settings import KafkaSettings
+from stream.tools.pacing import Pace
+from stream.tools.partitioning import partition_of
 from stream.topics import partition_count
 
 BATCH_BYTES: Final = 256 * 1024

@@ -14,9 +14,9 @@ from schemas.codecs import CONTENT_TYPE_HEADER, JSON, decode_event, encode_event
 from schemas.dead_letters import REPLAYED_HEADER, DeadLetter, Header, original_headers
 from schemas.errors import Stage, UndecodableEvent
 from stream.kafka import client_options, connected, producer_options
-from stream.repairs import LetterRecord, Repair
 from stream.settings import Settings
-from stream.settled_offsets import SettledOffsets
+from stream.tools.repairs import LetterRecord, Repair
+from stream.tools.settled_offsets import SettledOffsets
 from stream.topics import committed_offsets, partition_count
 
 log = structlog.get_logger(__name__)

@@ -13,8 +13,8 @@ from schemas.codecs import CONTENT_TYPE_HEADER, decode_list
 from schemas.errors import UndecodableList
 from schemas.lists import RecommendationList
 from stream.kafka import client_options, connected
-from stream.partitioning import partition_of
 from stream.settings import Settings
+from stream.tools.partitioning import partition_of
 from stream.topics import partition_count
 
 log = structlog.get_logger(__name__)
