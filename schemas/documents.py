@@ -15,7 +15,7 @@ import msgspec
 
 from schemas.bounds import Identifier
 from schemas.codecs import CONTENT_TYPE_HEADER, JSON, MESSAGEPACK, encode_event, encode_list
-from schemas.dead_letters import DeadLetter
+from schemas.dead_letters import REPLAYED_HEADER, DeadLetter
 from schemas.events import Event, Favorite, Like, Share, Watch
 from schemas.examples import DEAD_LETTER, EVENTS, RECOMMENDATIONS
 from schemas.lists import RecommendationList
@@ -138,13 +138,14 @@ def _operation(action: str, channel: str, summary: str) -> dict[str, Any]:
 def _messages() -> dict[str, Any]:
     types = {"watch": Watch, "like": Like, "favorite": Favorite, "share": Share}
     key = msgspec.json.schema(Identifier) | {"description": "The user id, as UTF-8."}
+    replayed = {"type": "string", "const": "true", "description": "Sent back from the dead letters."}
     events = {
         name: {
             "name": name,
             "title": type_.__name__,
             "summary": (type_.__doc__ or "").strip(),
             "contentType": JSON,
-            "headers": _headers(),
+            "headers": _headers(**{REPLAYED_HEADER: replayed}),
             "payload": {"$ref": f"#/components/schemas/{type_.__name__}"},
             "bindings": {"kafka": {"key": key, **_BINDING}},
             "examples": [{"name": name, "payload": json.loads(encode_event(EVENTS[name]))}],

@@ -21,6 +21,7 @@ from mtgr.simulator import Simulation, simulate
 
 _DEFAULT = Simulation()
 _BATCH_EVENTS = 4_096
+_YEARS = range(1970, 2099)  # events of the year after still fit into their bounds
 
 
 @click.command()
@@ -47,6 +48,10 @@ def command(users: int, videos: int, events: int, seed: int, start: datetime | N
     """
     simulation = Simulation(users=users, videos=videos, events=events, seed=seed)
     if start is not None:
+        if start.year not in _YEARS:
+            raise click.BadParameter(
+                f"{start:%Y-%m-%d} is not of the years 1970 to 2098.", param_hint="--start"
+            )
         simulation = replace(simulation, start_ms=int(start.replace(tzinfo=UTC).timestamp() * 1000))
     made = simulate(simulation)
     console = Console(stderr=True)
