@@ -6,8 +6,9 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
@@ -30,6 +31,9 @@ T = TypeVar("T")
 _STOP_SECONDS: Final = 5.0
 """How long an engine process may take to end before it is killed."""
 
+_ANSWER_SECONDS: Final = 60.0
+"""How long an engine that has come up may take for its first answer."""
+
 
 class RecommendationEngine:
     """Recommends through vLLM's AsyncLLM; the event loop is never blocked, the model runs in another process.
@@ -46,6 +50,7 @@ class RecommendationEngine:
         self._ids: Final = itertools.count()
         self._llm: AsyncLLM | None = None
         self._waiting: Final[set[Any]] = set()
+        self._calls: Final[set[asyncio.Task[None]]] = set()
 
     @property
     def model(self) -> ModelVersion:
@@ -60,7 +65,15 @@ class RecommendationEngine:
         """
         await self.close()
         began = time.monotonic()
-        self._llm = await _in_thread(self._start, undo=_shut_down)
+        llm = await _in_thread(self._start, undo=_shut_down)
+        self._llm = llm
+        try:
+            # vLLM asks this at the first request, and would wait for ever for a dead engine's answer
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await llm.get_supported_tasks()
+        except TimeoutError:
+            await self.close()
+            raise EngineFailed(f"the engine did not answer within {_ANSWER_SECONDS:g} seconds") from None
         log.info(
             "engine_process_started",
             seconds=round(time.monotonic() - began, 1),
@@ -75,24 +88,25 @@ class RecommendationEngine:
 
         Calls may overlap: vLLM batches across them. Raises EngineFailed if the engine breaks or is closed.
         """
-        from vllm.exceptions import VLLMValidationError
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
         llm = self._llm
         if llm is None:
             raise EngineFailed("the engine is not started")
+        from vllm.exceptions import VLLMValidationError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
         prompts, refusals = self._prompts.build(requests)
         outcomes: dict[int, ListOutcome] = dict(refusals)
         pending: dict[Any, Prompt] = {}
         try:
-            for prompt in prompts:
-                try:
-                    queue = await llm.add_request(str(next(self._ids)), prompt.rows, prompt.params)
-                except VLLMValidationError as error:
-                    outcomes[prompt.place] = refused_by_engine(error)
-                else:
-                    pending[queue] = prompt
-                    self._waiting.add(queue)
+            async with self._held(llm, whether=len(prompts) > 1 and not self._waiting):
+                for prompt in prompts:
+                    try:
+                        queue = await llm.add_request(str(next(self._ids)), prompt.rows, prompt.params)
+                    except VLLMValidationError as error:
+                        outcomes[prompt.place] = refused_by_engine(error)
+                    else:
+                        pending[queue] = prompt
+                        self._waiting.add(queue)
             for queue, prompt in list(pending.items()):
                 outcomes[prompt.place] = self._prompts.read(prompt, await queue.get())
                 del pending[queue]
@@ -112,6 +126,8 @@ class RecommendationEngine:
             return
         for queue in self._waiting:
             queue.put(EngineFailed("the engine was closed"))
+        for call in self._calls:
+            call.cancel()
         if llm.output_handler is not None:
             llm.output_handler.cancel()  # else it logs the end of its engine as an error
         await asyncio.to_thread(_shut_down, llm)
@@ -128,6 +144,35 @@ class RecommendationEngine:
             return []
         manager = self._llm.engine_core.resources.engine_manager
         return [process.pid for process in manager.processes]
+
+    @asynccontextmanager
+    async def _held(self, llm: AsyncLLM, *, whether: bool) -> AsyncIterator[None]:
+        """Let an idle engine wait for the whole of a batch.
+
+        It would begin with the first request alone, then take the few that came meanwhile: several steps, each
+        of which costs more than many requests.
+        """
+        if not whether:
+            yield
+            return
+        self._call(llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=False))
+        await asyncio.sleep(0)  # it is sent, before the requests
+        try:
+            yield
+        finally:
+            self._call(llm.engine_core.resume_scheduler_async())
+
+    def _call(self, call: Coroutine[Any, Any, None]) -> None:
+        """Send the engine a message whose answer nobody waits for: a dead engine gives none."""
+        task = asyncio.create_task(call)
+        self._calls.add(task)
+
+        def forget(task: asyncio.Task[None]) -> None:
+            self._calls.discard(task)
+            if not task.cancelled():
+                task.exception()  # that of a dead engine, of which the requests tell
+
+        task.add_done_callback(forget)
 
     def _start(self) -> AsyncLLM:
         self._checkpoint.verify()
@@ -154,28 +199,31 @@ async def _in_thread(function: Callable[[], T], *, undo: Callable[[T], None]) ->
     A caller that is cancelled does not wait; what the function gives after that is undone.
     """
     loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[T] = loop.create_future()
+    done: asyncio.Future[None] = loop.create_future()
+    # popped, not kept: vLLM holds on to errors that it has caught, and they to the frames of this thread
+    given: list[T] = []
 
-    def deliver(value: T | None, error: BaseException | None) -> None:
-        if not outcome.cancelled():
-            if error is not None:
-                outcome.set_exception(error)
-            else:
-                outcome.set_result(cast("T", value))
-        elif error is None:
-            threading.Thread(target=undo, args=(value,), name="engine-undo").start()
+    def deliver(error: BaseException | None) -> None:
+        if done.cancelled():
+            if given:
+                threading.Thread(target=undo, args=(given.pop(),), name="engine-undo").start()
+        elif error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
 
     def work() -> None:
-        value, error = None, None
+        failure = None
         try:
-            value = function()
-        except BaseException as raised:  # noqa: BLE001  it is the caller's
-            error = raised
+            given.append(function())
+        except BaseException as error:  # noqa: BLE001  it is the caller's
+            failure = error
         try:
-            loop.call_soon_threadsafe(deliver, value, error)
+            loop.call_soon_threadsafe(deliver, failure)
         except RuntimeError:  # the loop is closed, nobody waits
-            if value is not None:
-                undo(value)
+            if given:
+                undo(given.pop())
 
     threading.Thread(target=work, name="engine-start", daemon=True).start()
-    return await outcome
+    await done
+    return given.pop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -64,6 +65,7 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str
     dtype = options.dtype
     if dtype == "auto":
         dtype = "float32" if on_cpu else "bfloat16"
+    _check_cache(options, checkpoint, longest, 4 if dtype == "float32" else 2)
     return {
         "model": str(checkpoint.directory),
         "skip_tokenizer_init": True,
@@ -88,6 +90,18 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
+
+
+def _check_cache(options: EngineOptions, checkpoint: Checkpoint, longest: int, number_bytes: int) -> None:
+    """InputError if the KV cache cannot hold one longest sequence and the block that vLLM keeps to itself."""
+    config = checkpoint.config
+    token = config.n_layers * config.n_heads * (config.d_qk + config.d_v) * number_bytes
+    least = (-(-longest // options.block_size) + 1) * options.block_size * token / (1 << 30)
+    if options.kv_cache_gib < least:
+        raise InputError(
+            f"kv_cache_gib is {options.kv_cache_gib:g}, where {math.ceil(1e6 * least) / 1e6:g} or more is wanted: "
+            f"so much does one sequence of {longest} tokens take"
+        )
 
 
 def prepare_vllm() -> None:

@@ -59,6 +59,7 @@ def test_what_the_user_has_set_stays(cores: str) -> None:
             {"max_num_batched_tokens": 81, "max_num_seqs": 4, "enable_chunked_prefill": False},
             "max_num_batched_tokens is 81, where 82 or more is wanted",
         ),
+        ({"kv_cache_gib": 1e-5}, r"kv_cache_gib is 1e-05, where \S+ or more is wanted: .* 82 tokens"),
     ],
 )
 def test_options_that_contradict_each_other_are_named(

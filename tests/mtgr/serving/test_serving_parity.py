@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -29,12 +30,9 @@ SET_UPS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=SET_UPS, ids=list(SET_UPS))
-def engine(
-    request: pytest.FixtureRequest, checkpoint: Checkpoint
-) -> Iterator[tuple[Recommend, EngineOptions]]:
-    """vLLM within this process, spoken to by the prompts and read by the rules of the real engine."""
-    options = EngineOptions(checkpoint=checkpoint.directory, kv_cache_gib=0.05, **SET_UPS[request.param])
+@contextmanager
+def vllm_within(checkpoint: Checkpoint, options: EngineOptions) -> Iterator[Recommend]:
+    """vLLM in this process, spoken to in the prompts and read by the rules of the real engine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         prepare_vllm()
@@ -53,8 +51,17 @@ def engine(
             outcomes[prompt.place] = builder.read(prompt, output)
         return [outcomes[place] for place in range(len(requests))]
 
-    yield recommend, options
+    yield recommend
     llm.llm_engine.engine_core.shutdown()
+
+
+@pytest.fixture(scope="module", params=SET_UPS, ids=list(SET_UPS))
+def engine(
+    request: pytest.FixtureRequest, checkpoint: Checkpoint
+) -> Iterator[tuple[Recommend, EngineOptions]]:
+    options = EngineOptions(checkpoint=checkpoint.directory, kv_cache_gib=0.05, **SET_UPS[request.param])
+    with vllm_within(checkpoint, options) as recommend:
+        yield recommend, options
 
 
 def histories(seed: int, *lengths: int) -> list[list[Event]]:
@@ -147,3 +154,19 @@ def test_order_and_company_change_nothing(
     order = chance.sample(range(30), 30)
     assert_same_lists(recommend([requests[place] for place in order]), [wanted[place] for place in order])
     assert_same_lists(recommend(requests[:1]), wanted[:1])
+
+
+def test_bfloat16_serves_nearly_the_same_lists(
+    checkpoint: Checkpoint, reference: ReferenceRecommender
+) -> None:
+    """Half the memory costs the rounding of scores: rows, which hold indices as bytes, stay exact."""
+    requests = [list_request(events) for events in histories(10, *range(1, 80, 7))]
+    options = EngineOptions(checkpoint=checkpoint.directory, kv_cache_gib=0.05, dtype="bfloat16")
+    with vllm_within(checkpoint, options) as recommend:
+        fresh, again = recommend(requests), recommend(requests)
+    for outcomes in (fresh, again):
+        for ours, theirs in zip(outcomes, reference.recommend(requests), strict=True):
+            assert isinstance(ours, ListResult)
+            assert isinstance(theirs, ListResult)
+            assert len(set(ours.video_ids) & set(theirs.video_ids)) >= 7
+            assert max(abs(a - b) for a, b in zip(ours.scores, theirs.scores, strict=True)) < 0.3
