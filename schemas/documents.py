@@ -145,7 +145,7 @@ def _messages() -> dict[str, Any]:
             "title": type_.__name__,
             "summary": (type_.__doc__ or "").strip(),
             "contentType": JSON,
-            "headers": _headers(**{REPLAYED_HEADER: replayed}),
+            "headers": _headers({REPLAYED_HEADER: replayed}),
             "payload": {"$ref": f"#/components/schemas/{type_.__name__}"},
             "bindings": {"kafka": {"key": key, **_BINDING}},
             "examples": [{"name": name, "payload": json.loads(encode_event(EVENTS[name]))}],
@@ -159,7 +159,7 @@ def _messages() -> dict[str, Any]:
             "title": "RecommendationList",
             "summary": (RecommendationList.__doc__ or "").strip(),
             "contentType": JSON,
-            "headers": _headers(required=["list_id"], list_id=list_id),
+            "headers": _headers({"list_id": list_id}, required=["list_id"]),
             "payload": {"$ref": "#/components/schemas/RecommendationList"},
             "bindings": {"kafka": {"key": key, **_BINDING}},
             "examples": [
@@ -191,7 +191,7 @@ def _messages() -> dict[str, Any]:
     }
 
 
-def _headers(required: list[str] | None = None, **properties: Any) -> dict[str, Any]:
+def _headers(properties: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
     content_type = {
         "type": "string",
         "enum": [JSON, MESSAGEPACK],
