@@ -43,10 +43,11 @@ class SiluAttentionMetadataBuilder(AttentionMetadataBuilder):  # type: ignore[mi
         common = common_attn_metadata
         groups = plan_tiles(
             common.query_start_loc_cpu[: common.num_reqs + 1].numpy(),
-            common.seq_lens[: common.num_reqs].numpy(),
-            common.block_table_tensor[: common.num_reqs].numpy(),
+            common.seq_lens[: common.num_reqs].cpu().numpy(),
+            common.block_table_tensor[: common.num_reqs].cpu().numpy(),
             block_size=self._block_size,
             heads=self._heads,
+            device=self.device,
         )
         return SiluAttentionMetadata(common.num_actual_tokens, groups)
 

@@ -7,13 +7,13 @@ import itertools
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
 from mtgr.checkpoint import open_checkpoint
-from mtgr.errors import EngineFailed, InputError
+from mtgr.errors import EngineFailed
 from mtgr.requests import ListOutcome, ListRequest, ModelInfo
 from mtgr.serving.options import EngineOptions, engine_arguments, prepare_vllm
 from mtgr.serving.prompts import Prompt, PromptBuilder, refused_by_engine
@@ -111,12 +111,18 @@ class RecommendationEngine:
                 outcomes[prompt.place] = self._prompts.read(prompt, await queue.get())
                 del pending[queue]
                 self._waiting.discard(queue)
-        except (EngineDeadError, EngineGenerateError) as error:
-            raise EngineFailed(f"the engine died: {error}") from error
+        except EngineFailed:
+            raise
+        except Exception as error:
+            # a socket that is closed under a call raises anything
+            if llm.errored or isinstance(error, EngineDeadError | EngineGenerateError):
+                raise EngineFailed(f"the engine died: {error}") from error
+            raise
         finally:
             self._waiting.difference_update(pending)
             if pending and not llm.errored:
-                await llm.abort([queue.request_id for queue in pending], internal=True)
+                with suppress(EngineDeadError):
+                    await llm.abort([queue.request_id for queue in pending], internal=True)
         return [outcomes[place] for place in range(len(requests))]
 
     async def close(self) -> None:
@@ -180,11 +186,9 @@ class RecommendationEngine:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = AsyncEngineArgs(**engine_arguments(self.options, self._checkpoint))
+        arguments = engine_arguments(self.options, self._checkpoint)
         try:
-            return AsyncLLM.from_engine_args(arguments)
-        except InputError:
-            raise
+            return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except Exception as error:  # whatever vLLM raises, it has not come up
             raise EngineFailed(f"vLLM did not start: {error}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
 from mtgr.serving.ownership import belong_to_parent, ignore_interrupts, in_engine_process, leave_quickly
+from mtgr.serving.plugin import register
 from mtgr.serving.quiet import quieten
 
 
@@ -16,6 +17,7 @@ class OwnedExecutor(UniProcExecutor):  # type: ignore[misc]
     """
 
     def _init_executor(self) -> None:
+        register()  # whatever plugins the user lets vLLM load
         if in_engine_process():
             ignore_interrupts()  # vLLM has just said otherwise
         super()._init_executor()

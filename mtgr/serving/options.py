@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -15,11 +16,11 @@ from mtgr.serving.quiet import quieten
 
 Dtype = Literal["auto", "float32", "bfloat16"]
 
-# vLLM tells its makers nothing; it logs through our logging; torch's C++ parts log errors
 _ENVIRONMENT: Final = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CONFIGURE_LOGGING": "0",
+    "VLLM_NO_USAGE_STATS": "1",  # vLLM tells its makers nothing
+    "VLLM_CONFIGURE_LOGGING": "0",  # it logs through our logging
     "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the other one takes neither prompt embeddings nor our mask
 }
 # the compiler would take 2 to 20 s at the first list, for one small function of the sampler
 _CPU_ENVIRONMENT: Final = {"TORCH_COMPILE_DISABLE": "1"}
@@ -107,7 +108,7 @@ def _check_cache(options: EngineOptions, checkpoint: Checkpoint, longest: int, n
 def prepare_vllm() -> None:
     """Import vLLM, which takes seconds the first time, and set all it reads from the environment.
 
-    What the user has set stays.
+    What the user has set stays. Raises InputError if that cannot be.
     """
     quieten()
     for name, value in _ENVIRONMENT.items():
@@ -120,7 +121,9 @@ def prepare_vllm() -> None:
             os.environ.setdefault(name, value)
         _set_threads()
     from mtgr.serving.model import MTGRForRecommendation
+    from mtgr.serving.plugin import register
 
+    register()  # whatever plugins the user lets vLLM load
     # of a model it knows by name only, vLLM would learn what it can do in a process started for that
     ModelRegistry.register_model(ARCHITECTURE, MTGRForRecommendation)
 
@@ -138,8 +141,9 @@ def _set_threads() -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpu_count() - 1)))
         return
     # vLLM binds the workers it puts in processes of their own; within the engine's, OpenMP does
+    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", cores):
+        raise InputError(f"VLLM_CPU_OMP_THREADS_BIND is {cores!r}, where cores are wanted, as in '0-3,8'")
     ranges = [part.partition("-")[::2] for part in cores.split(",")]
-    os.environ.setdefault(
-        "OMP_NUM_THREADS", str(sum(int(last or first) - int(first) + 1 for first, last in ranges))
-    )
+    threads = sum(int(last or first) - int(first) + 1 for first, last in ranges)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
     os.environ.setdefault("GOMP_CPU_AFFINITY", cores)

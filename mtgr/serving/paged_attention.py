@@ -1,4 +1,4 @@
-"""SiLU attention over a paged KV cache on the CPU: a plan made once a step, a kernel run once a layer.
+"""SiLU attention over a paged KV cache in torch: a plan made once a step, a kernel run once a layer.
 
 A batch mixes prompts of hundreds of new tokens with users of whom one token is new. Work is cut into tiles
 of at most QUERY_TILE consecutive queries of one request, so that a long prompt computes little more than the
@@ -9,7 +9,7 @@ number of its requests.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -48,12 +48,18 @@ def plan_tiles(
     *,
     block_size: int,
     heads: int,
+    device: torch.device | None = None,
 ) -> list[TileGroup]:
     """Cut a step's queries into tiles and group them by shape.
 
     query_starts: (requests + 1,) offsets of each request's new tokens in the step; sequence_lengths:
     (requests,) tokens of each request, the new ones included; block_table: (requests, blocks) cache blocks.
+    `device` is the cache's.
     """
+
+    def tensor(array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(device)
+
     new_tokens = np.diff(query_starts)
     tiles_of = -(-new_tokens // QUERY_TILE)
     request = np.repeat(np.arange(len(new_tokens)), tiles_of)
@@ -81,11 +87,11 @@ def plan_tiles(
         groups.append(
             TileGroup(
                 shape=(b, q, n),
-                query_rows=torch.from_numpy(rows.reshape(-1).astype(np.int64)),
-                cache_rows=torch.from_numpy(cache_rows.reshape(-1)),
-                hidden=torch.from_numpy(hidden).unsqueeze(1),
-                valid=torch.from_numpy(np.flatnonzero(inside)) if padded else None,
-                output_rows=torch.from_numpy(rows[inside].astype(np.int64)),
+                query_rows=tensor(rows.reshape(-1).astype(np.int64)),
+                cache_rows=tensor(cache_rows.reshape(-1)),
+                hidden=tensor(hidden).unsqueeze(1),
+                valid=tensor(np.flatnonzero(inside)) if padded else None,
+                output_rows=tensor(rows[inside].astype(np.int64)),
             )
         )
     return groups
@@ -157,6 +163,6 @@ def store(key: Tensor, value: Tensor, kv_cache: Tensor, slots: Tensor) -> None:
     slots = slots.clamp(min=0)  # block 0 is vLLM's null block, which nobody reads
     block = slots // block_size
     first = block * (heads * block_size) + (slots - block * block_size)
-    rows = first[:, None] + torch.arange(heads) * block_size  # (tokens, heads)
+    rows = first[:, None] + torch.arange(heads, device=slots.device) * block_size  # (tokens, heads)
     new = torch.cat([key[:tokens], value[:tokens]], dim=-1).view(-1, width)
     kv_cache.view(-1, width).index_copy_(0, rows.view(-1), new.to(kv_cache.dtype))

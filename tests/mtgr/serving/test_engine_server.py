@@ -31,6 +31,8 @@ class Restartable:
         self.engine: Engine | None = None
         self.dead = False
         self.starts = 0
+        self.may_start = asyncio.Event()
+        self.may_start.set()
 
     @property
     def failed(self) -> bool:
@@ -38,6 +40,7 @@ class Restartable:
 
     async def start(self) -> ModelInfo:
         await self.close()
+        await self.may_start.wait()
         self.starts += 1
         self.engine = self.engines()
         info = await self.engine.start()
@@ -148,12 +151,15 @@ async def test_an_engine_that_breaks_is_restarted_while_calls_fail(engine: Resta
     engine.engines.poison.add("poison")
     async with EngineServer(engine, port=0) as server, connected(server) as client:
         engine.engines.failing_starts = 2
+        engine.may_start.clear()
         with pytest.raises(EngineFailed, match="503: the engine broke"):
             await client.recommend([request("poison")])
-        async with asyncio.timeout(20):
-            while engine.starts < 4 or not server.is_serving:
-                with pytest.raises(EngineFailed, match="503"):
-                    await client.recommend([request("a")])
+        await eventually(lambda: not server.is_serving, "the end of the engine")
+        with pytest.raises(EngineFailed, match="503: the engine is starting"):
+            await client.recommend([request("a")])
+        engine.may_start.set()
+        await eventually(lambda: server.is_serving, "a new engine")
+        assert engine.starts == 4
         assert await client.recommend([request("a")]) == [ListResult(["for a"], [-1.0], 1, 0)]
         assert len(engine.engines.alive) == 1
 

@@ -51,6 +51,14 @@ def test_what_the_user_has_set_stays(cores: str) -> None:
     assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
+@pytest.mark.parametrize("cores", ["0-1|2-3", "all", "", "1-"])
+def test_cores_that_are_none_are_named(cores: str) -> None:
+    """The variable is vLLM's, which knows more ways to write it."""
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = cores
+    with pytest.raises(InputError, match=r"VLLM_CPU_OMP_THREADS_BIND is .* where cores are wanted"):
+        prepare_vllm()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

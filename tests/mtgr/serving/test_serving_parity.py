@@ -170,3 +170,18 @@ def test_bfloat16_serves_nearly_the_same_lists(
             assert isinstance(theirs, ListResult)
             assert len(set(ours.video_ids) & set(theirs.video_ids)) >= 7
             assert max(abs(a - b) for a, b in zip(ours.scores, theirs.scores, strict=True)) < 0.3
+
+
+def test_a_cache_that_overflows_forgets_and_stays_exact(
+    checkpoint: Checkpoint, reference: ReferenceRecommender
+) -> None:
+    """With room for three sequences, users wait for each other and lose their histories, and nothing more."""
+    options = EngineOptions(checkpoint=checkpoint.directory, kv_cache_gib=1.3e-4)
+    users = histories(11, *[70 + place for place in range(10)])
+    with vllm_within(checkpoint, options) as recommend:
+        for fewer in (2, 1):
+            requests = [list_request(events[:-fewer]) for events in users]
+            outcomes = recommend(requests)
+            assert_same_lists(outcomes, reference.recommend(requests))
+    found = [outcome.cached_tokens for outcome in outcomes if isinstance(outcome, ListResult)]
+    assert 0 in found
