@@ -122,7 +122,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         deadline = time.monotonic() + seconds
         try:
             async with asyncio.timeout(seconds):
-                await asyncio.gather(*(part.idle.wait() for part in leaving))
+                await asyncio.gather(*(part.idle.wait() for part in leaving if part.phase is Phase.LEAVING))
         except TimeoutError:
             log.warning("lists_left_behind", lists=sum(part.in_flight for part in leaving))
         try:

@@ -1,8 +1,9 @@
 """The commit cycle: makes durable what was folded and published, and only then commits the source offsets.
 
 At least once, in this order: lists are published and acknowledged as they are made; a user's state says "served" only
-after that; the cycle writes dead letters and changelog, waits for their acknowledgement, writes the local files, and
-commits the offsets last. A crash at any point repeats work and loses none.
+after that; the cycle writes dead letters, sees that the partitions are still its own, writes the changelog, waits for
+its acknowledgement, writes the local files, and commits the offsets last. A crash at any point repeats work and loses
+none.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class OutgoingList(Struct, frozen=True):
     traceparent: bytes | None
 
 
+class PartitionsLost(Exception):
+    """The group has given the partitions to another daemon: nothing may be written for them any more."""
+
+
 class CommitCycle(Protocol):
     """How what the daemon did becomes durable."""
 
@@ -52,7 +57,10 @@ class CommitCycle(Protocol):
         """Write lists; returns once the state may say that they were served. Raises KafkaError."""
 
     async def commit(self, work: Sequence[CommitWork]) -> None:
-        """Make the work of some partitions durable and commit their offsets; may be repeated after a KafkaError."""
+        """Make the work of some partitions durable and commit their offsets.
+
+        May be repeated after a KafkaError; raises PartitionsLost where it must not be.
+        """
 
     async def restart(self) -> None:
         """Connect anew after an error, giving up whatever was under way."""
@@ -101,6 +109,7 @@ class AtLeastOnce:
         producer = await self._connection()
         now_ms = time.time_ns() // 1_000_000
         await _all([self._bury(producer, part.dead) for part in work if part.dead])
+        await self._check_ownership(work)
         ends = await _all(
             [
                 changelog.append(
@@ -116,17 +125,33 @@ class AtLeastOnce:
         for part, end in zip((part for part in work if part.changes), ends, strict=True):
             if part.partition.phase is not Phase.CLOSED:  # its files may be another daemon's by now
                 part.partition.store.apply(part.changes, end)
-        offsets = {part.partition.tp: part.offset for part in work if part.offset is not None}
-        if offsets:
-            await self._commit_offsets(offsets)
+        await self._commit_offsets(
+            {part.partition.tp: part.offset for part in work if part.offset is not None}
+        )
+
+    async def _check_ownership(self, work: Sequence[CommitWork]) -> None:
+        """Raise PartitionsLost unless the partitions are still this daemon's, by committing what is committed.
+
+        A daemon that was suspended for longer than its session wakes up with states that are behind those of the
+        new owner. Written to the changelog, they would set it back, and nothing would ever mend that.
+        """
+        await self._commit_offsets(
+            {
+                part.partition.tp: part.committed
+                if part.committed is not None
+                else await self._consumer.committed(part.partition.tp) or 0
+                for part in work
+                if part.changes
+            }
+        )
 
     async def _commit_offsets(self, offsets: dict[TopicPartition, int]) -> None:
-        """Commit the source offsets; one that was refused because the partition has a new owner is left to it."""
+        if not offsets:
+            return
         try:
             await self._consumer.commit(offsets)
         except (CommitFailedError, IllegalStateError) as error:
-            # the group has moved on: the new owner reads from the last commit and finds the rest in the changelog
-            log.warning("offsets_not_committed", reason=str(error), partitions=len(offsets))
+            raise PartitionsLost(str(error)) from error
 
     async def restart(self) -> None:
         # However long that takes: what the old producer still held, and wrote after the new one, would set

@@ -11,7 +11,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream.commits import CommitCycle
+from stream.commits import CommitCycle, PartitionsLost
 from stream.errors import Fatal
 from stream.kafka import KafkaUnreachable
 from stream.observability import Health, Metrics
@@ -93,6 +93,16 @@ class Committer:
                 failing_since = failing_since if failing_since is not None else started
                 self._metrics.commit_failures.inc()
                 self._unreachable(str(error) or type(error).__name__, now - failing_since)
+            except PartitionsLost as error:
+                # the group is about to take them away: what they hold is read again by their new owner
+                log.warning(
+                    "partitions_lost",
+                    reason=" ".join(str(error).split()),
+                    partitions=[part.partition.tp.partition for part in self._work],
+                )
+                for part in self._work:
+                    part.partition.lose()
+                continue
             except KafkaUnreachable as error:
                 raise Fatal(str(error)) from error
             else:

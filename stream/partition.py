@@ -71,6 +71,7 @@ class CommitWork(Struct, frozen=True):
     """What one commit must make durable for one partition, and the source offset that it then covers.
 
     offset: None while nothing was read since the restore, though lists owed from before may be settled already.
+    committed: the offset that was committed before, None if none was since the restore.
     """
 
     partition: Partition
@@ -78,6 +79,7 @@ class CommitWork(Struct, frozen=True):
     states: list[UserState]
     dead: list[DeadRecord]
     offset: int | None
+    committed: int | None
     nbytes: int
 
 
@@ -257,7 +259,7 @@ class Partition:
             changes.extend(state.changes())
         dead, self._dead = self._dead, []
         nbytes, self._folded_bytes = self._folded_bytes, 0
-        return CommitWork(self, changes, states, dead, offset, nbytes)
+        return CommitWork(self, changes, states, dead, offset, self._committed_offset, nbytes)
 
     def committed(self, work: CommitWork) -> None:
         """The work is durable and its offset committed."""
@@ -265,6 +267,11 @@ class Partition:
             state.writing -= 1
         self.uncommitted_bytes -= work.nbytes
         self._committed_offset = work.offset
+
+    def lose(self) -> None:
+        """Another daemon has the partition: nothing of it is folded, made or written any more."""
+        self.phase = Phase.CLOSED
+        self.idle.set()  # what is under way is dropped when it comes back
 
     def close(self) -> None:
         """Give the partition up; its files stay for the next time."""

@@ -51,8 +51,7 @@ async def test_broker_outages_of_every_kind_are_survived(
                 (broker.pause, broker.unpause),
             ):
                 async with traffic(servers, topic_names.events, maker):
-                    lists = running.metric("lists_total")
-                    await running.until(lambda before=lists: running.metric("lists_total") > before, "a list")
+                    await _makes_lists(running)
                     await asyncio.to_thread(take_down)
                     await _not_ready(running, "kafka", "")
                     await asyncio.to_thread(bring_back)
@@ -137,3 +136,9 @@ async def test_broker_that_stays_away_ends_the_daemon(
             await asyncio.to_thread(restartable_kafka.kill)
             with pytest.raises(Fatal, match=r"kafka.connect_timeout_seconds"):
                 await asyncio.wait_for(running.task, _NOTICED_SECONDS)
+
+
+async def _makes_lists(running: Inside) -> None:
+    """Wait until one more list was made."""
+    before = running.metric("lists_total")
+    await running.until(lambda: running.metric("lists_total") > before, "a list")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import pytest
@@ -23,11 +23,12 @@ from records import (
 )
 
 from mtgr.reference import ReferenceRecommender
-from schemas.codecs import JSON, MESSAGEPACK, encode_event
+from schemas.codecs import JSON, MESSAGEPACK, ContentType, encode_event
 from schemas.dead_letters import DeadLetter, original_headers
 from stream.errors import Fatal
 
 _GOOD = watch("u1", "good")
+_CONTENT_TYPES: Final[tuple[ContentType | None, ...]] = (JSON, MESSAGEPACK, None)
 
 
 def _json(**changes: Any) -> bytes:
@@ -104,7 +105,7 @@ async def test_bad_records_are_kept_whole_in_order_and_the_rest_goes_on(
     good = EventMaker(seed=4, users=names("u", 6)).take(len(_BAD) + 1)
     records: list[Outgoing] = []
     for number, (bad, *_) in enumerate(_BAD.values()):
-        content_type = (JSON, MESSAGEPACK, None)[number % 3]
+        content_type = _CONTENT_TYPES[number % 3]
         records.append(outgoing(good[number], content_type, ("x-other", b"kept")))
         headers = [("x-other", b"kept"), *bad.headers, ("x-empty", b"")]
         records.append(bad._replace(headers=headers, partition=0, timestamp_ms=1_700_000_000_000 + number))

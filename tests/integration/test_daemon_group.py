@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from daemons import Deployment, Running
 from events import EventMaker, names
 from expectations import all_committed, all_served, changelog_states, check_durable
@@ -69,3 +71,31 @@ async def _has_partitions(running: Running, count: int) -> None:
     """Wait until a daemon has so many partitions, all of them restored."""
     await running.until_metric("mtgr_assigned_partitions", lambda partitions: partitions == count)
     await running.ready()
+
+
+async def test_daemon_that_was_suspended_sets_nothing_back(deployment: Deployment, engine: Script) -> None:
+    """A daemon that is frozen for longer than its session, and wakes up when another has gone on with its users, drops
+    what it still held and joins the group anew."""
+    servers, topics = deployment.servers, deployment.names
+    maker = EventMaker(seed=3, users=names("u", 200))
+    # rare commits: it is frozen between two of them, with work of many users in hand
+    changes = {"stream.commit_interval_ms": 2_000}
+    one, two = deployment.start("one", changes), deployment.start("two", changes)
+    async with traffic(servers, topics.events, maker, at_once=50):
+        await one.ready()
+        await two.ready()
+        await _has_partitions(one, 1)
+        await two.until_metric("mtgr_commits_total", lambda commits: commits > 0)
+        await two.until_metric("mtgr_in_flight_bytes", lambda nbytes: nbytes > 50_000)
+        two.child.send(signal.SIGSTOP)
+        await _has_partitions(one, 2)
+    await all_served(servers, topics)
+    await all_committed(servers, topics)
+    two.child.send(signal.SIGCONT)
+    await two.until_logged("partitions_assigned", 2)
+    await _has_partitions(two, 1)
+    await one.drain()
+    await two.drain()
+    outcome = await all_served(servers, topics)
+    outcome.check_lists(engine.reference)
+    outcome.check_state(changelog_states(await read_to_end(servers, topics.changelog)))
