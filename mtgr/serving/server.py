@@ -45,9 +45,10 @@ class EngineServer:
     """Serves lists while entered: `async with EngineServer(engine, host, port)`; no access control of its own.
 
     POST /v1/lists takes a msgpack array of ListRequest and answers with one of ListOutcome; GET /v1/model tells
-    the model as JSON; GET /healthz is 200 while the engine serves. An engine that fails is started again with
-    growing pauses, and calls are answered by 503 meanwhile. Entering raises InputError for a wrong checkpoint or
-    an address that cannot be bound, and EngineFailed if the engine does not start.
+    the model as JSON; GET /healthz is 200 while the engine serves. An engine that fails, or takes longer than the
+    timeout for a call, is started again with growing pauses, and calls are answered by 503 meanwhile. Entering
+    raises InputError for a wrong checkpoint or an address that cannot be bound, and EngineFailed if the engine
+    does not start.
     """
 
     def __init__(
@@ -55,11 +56,14 @@ class EngineServer:
         engine: Engine,
         host: str = "127.0.0.1",
         port: int = DEFAULT_PORT,
+        *,
         max_body_bytes: int = 64 << 20,
+        call_timeout_seconds: float = 60.0,
     ) -> None:
         self._engine = engine
         self._host = host
         self._port = port
+        self._call_timeout = call_timeout_seconds
         self._model: ModelInfo | None = None  # while the engine serves
         self._failure = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -86,11 +90,11 @@ class EngineServer:
     async def __aenter__(self) -> Self:
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            try:
+                await web.TCPSite(self._runner, self._host, self._port).start()
+            except OSError as error:
+                raise _refusal(self._host, self._port, error) from None
             self._model = await self._engine.start()
-        except OSError as error:
-            await self._close()
-            raise _refusal(self._host, self._port, error) from None
         except BaseException:
             await self._close()
             raise
@@ -128,7 +132,7 @@ class EngineServer:
                 log.warning("engine_restarts")
                 try:
                     self._model = await self._engine.start()
-                except (EngineFailed, InputError) as error:
+                except (EngineFailed, InputError, OSError) as error:
                     log.error("engine_does_not_start", error=str(error), next_try_seconds=pause)
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, _LONGEST_PAUSE)
@@ -155,10 +159,14 @@ class EngineServer:
         if model is None:
             return _problem(503, "the engine is starting")
         try:
-            outcomes = await self._engine.recommend(requests)
+            async with asyncio.timeout(self._call_timeout):
+                outcomes = await self._engine.recommend(requests)
         except EngineFailed as error:
             self._failure.set()
             return _problem(503, str(error))
+        except TimeoutError:
+            self._failure.set()
+            return _problem(503, f"the engine did not answer within {self._call_timeout:g} seconds")
         return web.Response(
             body=wire.encode(outcomes),
             content_type=wire.MSGPACK,

@@ -164,6 +164,16 @@ async def test_an_engine_that_breaks_is_restarted_while_calls_fail(engine: Resta
         assert len(engine.engines.alive) == 1
 
 
+async def test_an_engine_that_hangs_is_restarted(engine: Restartable) -> None:
+    """It may live and yet never answer."""
+    engine.engines.hanging.add("slow")
+    async with EngineServer(engine, port=0, call_timeout_seconds=0.1) as server, connected(server) as client:
+        with pytest.raises(EngineFailed, match=r"503: the engine did not answer within 0\.1 seconds"):
+            await client.recommend([request("slow")])
+        await eventually(lambda: engine.starts == 2 and server.is_serving, "a new engine")
+        assert len(await client.recommend([request("a")])) == 1
+
+
 async def test_an_engine_that_dies_without_a_call_is_restarted(engine: Restartable) -> None:
     """The next call finds a new one."""
     async with EngineServer(engine, port=0) as server, connected(server) as client:
