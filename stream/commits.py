@@ -81,6 +81,8 @@ class AtLeastOnce:
         self._changelog = settings.changelog_topic
         self._producer: AIOKafkaProducer | None = None
         self._connected = asyncio.Event()
+        self._session_seconds = settings.kafka.session_timeout_ms / 1000
+        self._accepted = float("-inf")  # when the last commit was asked for that the group accepted
 
     async def start(self) -> None:
         producer = self._new_producer()
@@ -133,8 +135,11 @@ class AtLeastOnce:
         """Raise PartitionsLost unless the partitions are still this daemon's, by committing what is committed.
 
         A daemon that was suspended for longer than its session wakes up with states that are behind those of the
-        new owner. Written to the changelog, they would set it back, and nothing would ever mend that.
+        new owner. Written to the changelog, they would set it back, and nothing would ever mend that. Within half a
+        session of a commit that the group accepted there is no such owner, and nothing is asked.
         """
+        if time.monotonic() - self._accepted < self._session_seconds / 2:
+            return
         await self._commit_offsets(
             {
                 part.partition.tp: part.committed
@@ -148,10 +153,12 @@ class AtLeastOnce:
     async def _commit_offsets(self, offsets: dict[TopicPartition, int]) -> None:
         if not offsets:
             return
+        asked = time.monotonic()
         try:
             await self._consumer.commit(offsets)
         except (CommitFailedError, IllegalStateError) as error:
             raise PartitionsLost(str(error)) from error
+        self._accepted = asked
 
     async def restart(self) -> None:
         # However long that takes: what the old producer still held, and wrote after the new one, would set

@@ -85,14 +85,14 @@ class GeneratorSettings(Struct, frozen=True, kw_only=True):
     """Videos in a list."""
     max_batch_users: Annotated[int, Meta(ge=1, le=65_536)] = 64
     """Users whose lists are made in one batch."""
-    max_concurrent_batches: Annotated[int, Meta(ge=1, le=1_024)] = 2
-    """Batches at the generator at once: the next is ready while one is worked on."""
+    max_concurrent_batches: Annotated[int, Meta(ge=1, le=1_024)] = 4
+    """Batches at the generator at once: a user who is due need not wait for those before."""
     kv_cache_gib: Annotated[float, Meta(gt=0, le=4_096)] = 1.0
     """Memory for the KV cache on the CPU, in GiB."""
     memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.3
     """Share of the device's memory the engine may take; on the CPU, the share that must be free at start."""
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Number format of weights and activations; auto takes the checkpoint's."""
+    """Number format of weights and activations; auto is float32 on a CPU and bfloat16 on a GPU."""
     request_timeout_seconds: Duration = 60.0
     """A batch that takes longer counts as a failure of the engine."""
     max_restarts: Annotated[int, Meta(ge=0, le=1_000)] = 5
@@ -103,7 +103,7 @@ class TriggerSettings(Struct, frozen=True, kw_only=True):
     """When a user is due a fresh list."""
 
     min_events: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
-    """New events before a list is owed."""
+    """New events before the quiet period counts; with fewer, a list waits for `max_wait_ms`."""
     quiet_period_ms: Milliseconds = 50
     """A list is due when no event of the user came for this long."""
     max_wait_ms: Milliseconds = 500
