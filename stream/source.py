@@ -23,6 +23,9 @@ from stream.settings import Settings
 log = structlog.get_logger(__name__)
 
 _POLL_MS: Final = 200
+_FETCH_BYTES: Final = (
+    4 << 20
+)  # of a partition: with less, a single one is waited for more often than it is read
 _READ_ONE_SECONDS: Final = 10.0
 _WATCH_SECONDS: Final = 2.0
 
@@ -41,6 +44,7 @@ def events_consumer(settings: Settings) -> AIOKafkaConsumer:
         # a partition that stays with its daemon finds its state in the local files
         partition_assignment_strategy=(StickyPartitionAssignor,),
         isolation_level="read_committed",
+        max_partition_fetch_bytes=_FETCH_BYTES,
         fetch_max_wait_ms=100,
         # Full partitions stay paused for as long as the generator needs: that is no reason to leave the group.
         max_poll_interval_ms=24 * 3_600_000,
@@ -54,7 +58,7 @@ def lone_consumer(settings: Settings) -> AIOKafkaConsumer:
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         isolation_level="read_committed",
-        max_partition_fetch_bytes=4 << 20,
+        max_partition_fetch_bytes=_FETCH_BYTES,
         fetch_max_wait_ms=100,
     )
 

@@ -20,8 +20,10 @@ from mtgr.model.mtgr import MTGR
 from stream.bench import fold, lists, memory
 from stream.bench.environment import Bench, machine
 from stream.demo.kafka import local_kafka
+from stream.kafka import quieten
 
 _VIDEOS = 10_000
+_COLUMNS = 120  # the tables', also where there is no terminal
 _KINDS = ("vllm", "torch")
 _PARTS = ("fold", "lists", "memory")
 
@@ -44,7 +46,8 @@ def main(
     state_events: int,
 ) -> None:
     """Measure the daemon as it is run: a process of its own, on a real broker. All PARTS where none is named."""
-    console = Console()
+    console = Console(width=_COLUMNS)
+    quieten()
     console.print(f"machine: {machine()}")
     work = Path(".run").absolute()
     work.mkdir(exist_ok=True)
