@@ -4,12 +4,14 @@ event.
 
 from mtgr.datasets.columns import ColumnMapping, parse_mapping
 from mtgr.datasets.log_files import OnInvalid, read_events, read_file
+from mtgr.datasets.skipped import SkippedRecords
 from mtgr.datasets.split import LogSplit, split_by_time
 
 __all__ = [
     "ColumnMapping",
     "LogSplit",
     "OnInvalid",
+    "SkippedRecords",
     "parse_mapping",
     "read_events",
     "read_file",

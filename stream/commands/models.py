@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
-from rich.console import Console
 from rich.table import Table
 
 from mtgr.config import PRESETS
 from mtgr.model.mtgr import parameter_counts
+from stream.consoles import table_console
 
 _PIPE_COLUMNS = 160
 
@@ -39,5 +37,5 @@ def command() -> None:
             f"{embedded / total:.1%}",
         )
     # a pipe is as wide as the table
-    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_COLUMNS)
+    console = table_console(_PIPE_COLUMNS)
     console.print(table)

@@ -16,9 +16,8 @@ import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from mtgr.datasets import ColumnMapping, parse_mapping, read_events
+from mtgr.datasets import ColumnMapping, SkippedRecords, parse_mapping, read_events
 from mtgr.datasets.wire_log import decode_lines
-from mtgr.errors import InputError
 from schemas.codecs import JSON, MESSAGEPACK
 from schemas.events import Event
 from stream.kafka import quieten
@@ -114,9 +113,7 @@ class _Run:
 
     def __init__(self, topic: str, skip_invalid: bool) -> None:
         self._topic = topic
-        self._skips = skip_invalid
-        self._skipped = 0
-        self._first_skipped: InputError | None = None
+        self._skipped = SkippedRecords() if skip_invalid else None
         self._resume: Path | None = None
         self._position: Position | None = None
         self._done_before = 0
@@ -128,7 +125,7 @@ class _Run:
 
     def read_files(self, files: Sequence[Path], mapping: ColumnMapping | None) -> Iterator[Sequence[Event]]:
         """Events of the files in bunches, without those that are done; InputError at once for a file that is none."""
-        events = read_events(files, mapping, self._skip if self._skips else None)
+        events = read_events(files, mapping, self._skipped)
         return _bunched(islice(events, self._done_before, None))
 
     def read_stdin(self) -> Iterator[Sequence[Event]]:
@@ -141,13 +138,8 @@ class _Run:
         yield from self._decoded([rest], number)
 
     def _decoded(self, lines: list[bytes], before: int) -> Iterator[Sequence[Event]]:
-        skip = self._skip if self._skips else None
-        if events := list(decode_lines(lines, "standard input", skip, first_line=before + 1)):
+        if events := list(decode_lines(lines, "standard input", self._skipped, first_line=before + 1)):
             yield events
-
-    def _skip(self, error: InputError) -> None:
-        self._skipped += 1
-        self._first_skipped = self._first_skipped or error
 
     async def send(
         self, settings: Settings, pace: Pace, encoding: str, bunches: Iterator[Sequence[Event]]
@@ -231,8 +223,8 @@ class _Run:
             line += f", after {self._done_before:,} sent before"
         if sent.events > sent.acknowledged:
             line += f", {sent.events - sent.acknowledged:,} more not acknowledged"
-        if self._skipped:
-            line += f", {self._skipped:,} invalid passed over, the first: {self._first_skipped}"
+        if self._skipped and self._skipped.count:
+            line += f", {self._skipped.count:,} invalid passed over, the first: {self._skipped.first}"
         click.echo(line)
 
 

@@ -6,9 +6,9 @@ import asyncio
 import sys
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from stream.consoles import table_console
 from stream.kafka import quieten
 from stream.observability import configure_logging
 from stream.settings import Settings, settings_options
@@ -32,7 +32,7 @@ def command(settings: Settings, check: bool) -> int:
     quieten()
     reports = asyncio.run(review_topics(settings, create=not check))
     # a pipe is as wide as the table
-    console = Console() if sys.stdout.isatty() else Console(width=_PIPE_COLUMNS)
+    console = table_console(_PIPE_COLUMNS)
     console.print(_table(reports))
     for report in reports:
         for note in report.notes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Final, Literal
 
@@ -13,11 +12,11 @@ from rich.table import Table
 
 from mtgr.checkpoint import check_target, save_checkpoint
 from mtgr.config import PRESETS, preset
-from mtgr.datasets import parse_mapping, read_events
-from mtgr.errors import InputError
+from mtgr.datasets import SkippedRecords, parse_mapping, read_events
 from mtgr.training import loop
 from mtgr.training.options import TrainingOptions
 from mtgr.training.trainer import Trained, choose_device, train
+from stream.consoles import table_console
 from stream.numbers import FiniteFloatRange
 
 _DEFAULTS: Final = TrainingOptions()
@@ -92,7 +91,7 @@ def command(
         max_seconds=max_seconds,
         device=device,
     )
-    skipped = _Skipped()
+    skipped = SkippedRecords()
     events = read_events(
         [*files, *more_files],
         parse_mapping(mapping) if mapping else None,
@@ -109,18 +108,6 @@ def command(
             f"skipped {skipped.count} records that are no events, the first: {skipped.first}", err=True
         )
     _report(trained, f"{out} ({checkpoint.name}, version {checkpoint.version})")
-
-
-class _Skipped:
-    """Counts what was no event."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.first: InputError | None = None
-
-    def __call__(self, error: InputError) -> None:
-        self.first = self.first or error
-        self.count += 1
 
 
 class _Bar:
@@ -161,7 +148,7 @@ class _Bar:
 
 
 def _report(trained: Trained, checkpoint: str) -> None:
-    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console = table_console(160)
     console.print(
         f"trained on {trained.events:,} events of {trained.users:,} users and {len(trained.catalog):,} videos: "
         f"{trained.epochs:.1f} epochs, {trained.steps:,} steps, {trained.seconds:.0f} s",
