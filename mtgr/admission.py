@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+from mtgr.attributes import unpack_attributes
 from mtgr.config import ModelConfig
 from mtgr.errors import RequestRefused
 from mtgr.features import check_records
 from mtgr.history import History
-from mtgr.requests import ListRequest
+from mtgr.requests import MAX_SLATE, ListRequest
 
 
 def admit(request: ListRequest, config: ModelConfig) -> History:
     """The request's history, once it is known that the model can serve it.
 
-    Raises RequestRefused for a history that is empty, corrupt or longer than the config's capacity, and for
-    a count that the catalog cannot give for certain: at least as many videos must be left as are asked for.
+    Raises RequestRefused for a history that is empty, corrupt or longer than the config's capacity, a profile
+    that is corrupt, and a count that no list of its strategy has.
     """
     try:
         history = History.from_bytes(request.records, request.videos)
         check_records(history)
     except ValueError as error:  # UnicodeDecodeError is one
         raise RequestRefused(f"history is corrupt: {error}") from None
+    try:
+        unpack_attributes(request.profile)
+    except ValueError as error:
+        raise RequestRefused(f"profile is corrupt: {error}") from None
     if not len(history):
         raise RequestRefused("history is empty, where at least 1 event is wanted")
     if len(history) > config.capacity:
         raise RequestRefused(f"history has {len(history)} events, where the model takes {config.capacity}")
     if request.count < 1:
         raise RequestRefused(f"count is {request.count}, where at least 1 is wanted")
+    if request.strategy == "slate" and request.count > MAX_SLATE:
+        raise RequestRefused(f"count is {request.count}, where a slate has at most {MAX_SLATE} videos")
     return history
 
 
-def check_count(count: int, seen: int, config: ModelConfig) -> None:
-    """RequestRefused if fewer than `count` videos are left when `seen` videos of the catalog are excluded."""
-    left = config.n_items - seen
+def check_count(count: int, seen: int, videos: int) -> None:
+    """RequestRefused if fewer than `count` of the catalog's videos are left when `seen` of them are excluded."""
+    left = videos - seen
     if count > left:
         raise RequestRefused(
-            f"count is {count}, but {left} of the catalog's {config.n_items} videos are unseen by this user"
+            f"count is {count}, but {left} of the catalog's {videos} videos are unseen by this user"
         )

@@ -22,7 +22,7 @@ from mtgr.catalog import Catalog
 from mtgr.config import ModelConfig, parse_config
 from mtgr.errors import InputError
 from mtgr.features import RowEncoder
-from mtgr.requests import ModelInfo
+from mtgr.requests import MAX_SLATE, ModelInfo
 from mtgr.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -92,8 +92,13 @@ class Checkpoint:
         with torch.device("meta"):
             model = MTGR(self.config)
         with _open_weights(self.weights, "pt") as file:
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        weights = {
+            name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()
+        }
         model.load_state_dict(weights, assign=True)
+        # not part of a checkpoint: only training asks for it
+        model.embeddings.video.bucket_of = torch.arange(self.config.n_indices)
         return model.eval()
 
 
@@ -119,7 +124,7 @@ def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
 
     catalog_path = root / CATALOG_FILE
     catalog_json = _read(catalog_path)
-    catalog = Catalog.from_json(catalog_json, config.unknown_buckets, str(catalog_path))
+    catalog = Catalog.from_json(catalog_json, config.unknown_buckets, config.spare_items, str(catalog_path))
     if len(catalog) != config.n_items:
         raise InputError(f"{catalog_path}: {len(catalog)} videos, where {path} has n_items {config.n_items}")
     _check_digest(catalog_path, xxh3_128(catalog_json).hexdigest(), data["files"][CATALOG_FILE])
@@ -226,8 +231,8 @@ def _engine_keys(config: ModelConfig) -> dict[str, Any]:
         "num_key_value_heads": config.n_heads,
         "head_dim": config.d_qk,
         "vocab_size": config.vocab_size,
-        # the engine counts the one token it samples as well
-        "max_position_embeddings": config.max_length + 1,
+        # the engine counts the videos it samples as well
+        "max_position_embeddings": config.max_length + MAX_SLATE,
         "projection_dim": config.row_width,
         "word_embed_proj_dim": config.row_width,
         "tie_word_embeddings": False,

@@ -1,8 +1,8 @@
-"""The shape of a model, as validated data: its sizes, its features and the published presets."""
+"""The shape of a model, as validated data: its sizes, its features and what it attends by."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -10,11 +10,14 @@ from msgspec import Meta, Struct
 
 from mtgr.errors import InputError
 from mtgr.suggestions import did_you_mean
+from schemas.attributes import AttributeName
 
 Name = Annotated[str, Meta(pattern="^[a-z][a-z0-9_-]*$", max_length=64)]
 
 BLOCK_EVENTS: Final = 16  # sequences are cut in whole KV-cache blocks
 VIDEO_LANES: Final = 3  # byte lanes of an item index, so at most 2**24 of them
+TIME_LANES: Final = 4  # byte lanes of a time in seconds since 1970
+CATEGORY_LANES: Final = 3  # byte lanes of a user's category
 PROFILE_TOKENS: Final = 1
 GROUPS: Final = 3  # token groups of GroupLN: profile, event, candidate
 
@@ -43,6 +46,23 @@ class ContinuousFeature(Struct, frozen=True, forbid_unknown_fields=True):
     """A feature that is a non-negative raw number; the model takes its log1p."""
 
     name: Name
+
+
+class CategoricalAttribute(Struct, frozen=True, forbid_unknown_fields=True):
+    """An attribute of videos or users that is a text, or up to `values` texts, hashed into `size` embeddings."""
+
+    name: AttributeName
+    size: Annotated[int, Meta(ge=1, le=1 << 20)]
+    values: Annotated[int, Meta(ge=1, le=32)] = 1
+
+
+class NumericAttribute(Struct, frozen=True, forbid_unknown_fields=True):
+    """An attribute of videos or users that is a number; the model takes (x - mean) / scale, x as log1p if `log`."""
+
+    name: AttributeName
+    log: bool = False
+    mean: float = 0.0
+    scale: Annotated[float, Meta(gt=0)] = 1.0
 
 
 EVENT_FEATURES: Final = (
@@ -75,25 +95,58 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Events a cut sequence keeps; it grows to `capacity` before the next cut."""
     n_items: Annotated[int, Meta(ge=1)]
     """Videos of the catalog."""
+    spare_items: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    """Places for videos that join the catalog while the model is served."""
     unknown_buckets: Annotated[int, Meta(ge=1, le=65_536)] = 64
     """Embeddings shared, by hash, by the videos outside the catalog."""
     positions: Literal["absolute", "none"] = "absolute"
     """Absolute positions are exact under a KV cache: between cuts history is only appended to."""
-    temperature: Annotated[float, Meta(gt=0, le=10)] = 0.05
+    position_bias: bool = False
+    """Whether attention adds a learnt number by the distance in tokens, for each head (HSTU)."""
+    time_bias: bool = False
+    """Whether attention adds a learnt number by the gap in time, in logarithmic buckets, for each head (HSTU)."""
+    attention: Literal["silu", "softmax"] = "silu"
+    """softmax is there to be compared with: the engine serves SiLU."""
+    mask: Literal["causal", "mixed"] = "causal"
+    """mixed lets the static part of a history see itself in both directions; the engine serves causal."""
+    recent_events: Annotated[int, Meta(ge=1)] = 32
+    """Newest events that the mixed mask does not count as static."""
+    group_norm: bool = True
+    """Whether each token group has a layer norm of its own; without, all share one."""
+    similarity: Literal["cosine", "dot"] = "cosine"
+    """How a hidden state meets a video: as unit vectors over the temperature, or by their product over it."""
+    item_bias: bool = False
+    """Whether each video has a learnt number added to its logit."""
+    ranking: tuple[Literal["watch_through", "like", "share"], ...] = ()
+    """Heads that say how a video would be met: watched to its end, liked, shared."""
+    temperature: Annotated[float, Meta(gt=0, le=1000)] = 0.05
     norm_eps: Annotated[float, Meta(gt=0, le=0.01)] = 1e-6
     discrete: tuple[DiscreteFeature, ...] = EVENT_FEATURES
-    continuous: Annotated[tuple[ContinuousFeature, ...], Meta(min_length=1)] = EVENT_NUMBERS
+    continuous: tuple[ContinuousFeature, ...] = EVENT_NUMBERS
+    video_categories: tuple[CategoricalAttribute, ...] = ()
+    """Attributes of a video; with them one that training never met has an embedding of its own."""
+    video_numbers: tuple[NumericAttribute, ...] = ()
+    user_categories: tuple[CategoricalAttribute, ...] = ()
+    """Attributes of a user, which make the profile token."""
+    user_numbers: tuple[NumericAttribute, ...] = ()
 
     def __post_init__(self) -> None:
         if self.n_indices > 256**VIDEO_LANES:
             raise ValueError(
-                f"n_items + unknown_buckets is {self.n_indices}, where {VIDEO_LANES} byte lanes hold "
+                f"n_items + spare_items + unknown_buckets is {self.n_indices}, where {VIDEO_LANES} byte lanes hold "
                 f"{256**VIDEO_LANES}"
             )
-        names = [feature.name for feature in self.discrete] + [feature.name for feature in self.continuous]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"feature {name!r} stands there {names.count(name)} times")
+        for kind, names in (
+            ("feature", [*_names(self.discrete), *_names(self.continuous)]),
+            ("video attribute", [*_names(self.video_categories), *_names(self.video_numbers)]),
+            ("user attribute", [*_names(self.user_categories), *_names(self.user_numbers)]),
+            ("ranking head", [str(head) for head in self.ranking]),
+        ):
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{kind} {name!r} stands there {names.count(name)} times")
+        if sum(category.size for category in self.user_categories) >= 256**CATEGORY_LANES:
+            raise ValueError(f"user_categories: their sizes do not fit {CATEGORY_LANES} byte lanes together")
 
     @property
     def capacity(self) -> int:
@@ -106,9 +159,14 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return self.capacity + PROFILE_TOKENS
 
     @property
+    def n_slots(self) -> int:
+        """Videos that can be recommended: the catalog's, then those that may join it."""
+        return self.n_items + self.spare_items
+
+    @property
     def n_indices(self) -> int:
-        """Rows of the video embedding: the catalog, then the buckets of unknown videos."""
-        return self.n_items + self.unknown_buckets
+        """Rows of the video embedding: the slots, then the buckets of unknown videos."""
+        return self.n_slots + self.unknown_buckets
 
     @property
     def profile_id(self) -> int:
@@ -122,8 +180,18 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def row_width(self) -> int:
-        """Lanes of a feature row: the group, the video, the discrete features, the continuous ones."""
-        return 1 + VIDEO_LANES + sum(feature.lanes for feature in self.discrete) + len(self.continuous)
+        """Lanes of a feature row: group, video, time where attention asks for it, and the features.
+
+        What the last lanes hold depends on the group: the features of an event, or the attributes of a user.
+        """
+        event = sum(feature.lanes for feature in self.discrete) + len(self.continuous)
+        user = CATEGORY_LANES * sum(category.values for category in self.user_categories)
+        return self.feature_lane + max(event, user + len(self.user_numbers))
+
+    @property
+    def feature_lane(self) -> int:
+        """The first lane after group, video and time."""
+        return 1 + VIDEO_LANES + (TIME_LANES if self.time_bias else 0)
 
     def replace(self, **changes: Any) -> ModelConfig:
         """This config with some fields changed; InputError if the result breaks a bound."""
@@ -133,6 +201,12 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         """Plain data for JSON; `parse_config` reads it back."""
         data: dict[str, Any] = msgspec.to_builtins(self)
         return data
+
+
+def _names(
+    features: Sequence[DiscreteFeature | ContinuousFeature | CategoricalAttribute | NumericAttribute],
+) -> list[str]:
+    return [feature.name for feature in features]
 
 
 def parse_config(data: Mapping[str, Any], source: str = "model config") -> ModelConfig:
@@ -145,44 +219,3 @@ def parse_config(data: Mapping[str, Any], source: str = "model config") -> Model
         return msgspec.convert(data, ModelConfig)
     except msgspec.ValidationError as error:
         raise InputError(f"{source}: {error}") from None
-
-
-# small, medium and large are the published sizes of MTGR (blocks x width, heads). The catalog size is
-# nominal: training puts the size of its own catalog in.
-PRESETS: Final[Mapping[str, ModelConfig]] = {
-    "tiny": ModelConfig(
-        d_model=64,
-        n_layers=2,
-        n_heads=2,
-        d_qk=32,
-        d_v=32,
-        max_events=128,
-        n_items=10_000,
-        temperature=0.1,  # gets further in the minute or two that this preset is trained for
-    ),
-    "small": ModelConfig(
-        d_model=512, n_layers=3, n_heads=2, d_qk=128, d_v=128, max_events=1024, n_items=50_000
-    ),
-    "medium": ModelConfig(
-        d_model=768, n_layers=5, n_heads=3, d_qk=128, d_v=128, max_events=1024, n_items=50_000
-    ),
-    "large": ModelConfig(
-        d_model=768, n_layers=15, n_heads=3, d_qk=128, d_v=128, max_events=1024, n_items=50_000
-    ),
-    "seed-light": ModelConfig(
-        d_model=768, n_layers=16, n_heads=12, d_qk=64, d_v=64, d_ff=3072, max_events=1024, n_items=30_000
-    ),
-    "seed-high": ModelConfig(
-        d_model=1024, n_layers=24, n_heads=16, d_qk=64, d_v=64, d_ff=4096, max_events=1024, n_items=50_000
-    ),
-    "8b": ModelConfig(
-        d_model=4096, n_layers=36, n_heads=32, d_qk=128, d_v=128, d_ff=16_384, max_events=2048, n_items=50_000
-    ),
-}
-
-
-def preset(name: str) -> ModelConfig:
-    """A preset by its name; InputError names the nearest one."""
-    if name not in PRESETS:
-        raise InputError(f"unknown preset {name!r}{did_you_mean(name, PRESETS)}")
-    return PRESETS[name]

@@ -4,24 +4,28 @@ A sequence is the user-profile row and then one row for each event, oldest first
 
     lane 0      token group: PROFILE, EVENT or CANDIDATE
     lanes 1-3   item index of the video, as bytes, lowest first
-    then        the config's discrete features, each as its byte lanes, lowest first
-    then        the config's continuous features, raw and finite
+    lanes 4-7   where attention asks for times: seconds since 1970, as bytes, lowest first
+    then        of an event, the config's discrete features, each as its byte lanes, lowest first
+    then        of an event, the config's continuous features, raw and finite
+    instead     of a profile, the user's categories, three byte lanes each, and the user's numbers
 
 Bytes and groups are whole numbers up to 255, which bfloat16 holds exactly; `mtgr.model.embeddings` reads
 the lanes back. A row depends on its event and the one before it alone, so appending events changes no row.
+A candidate is a video of which nothing is known but itself: its other lanes are 0, its time included.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from mtgr.attributes import AttributeEncoder
 from mtgr.catalog import Catalog
-from mtgr.config import VIDEO_LANES, ModelConfig
+from mtgr.config import CATEGORY_LANES, TIME_LANES, VIDEO_LANES, ModelConfig
 from mtgr.errors import InputError
 from mtgr.history import SHARE, WATCH, History
 from mtgr.suggestions import did_you_mean
@@ -32,7 +36,7 @@ CANDIDATE: Final = 2
 
 GROUP_LANE: Final = 0
 VIDEO_LANE: Final = 1
-FEATURE_LANE: Final = VIDEO_LANE + VIDEO_LANES
+TIME_LANE: Final = VIDEO_LANE + VIDEO_LANES
 
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
@@ -99,26 +103,34 @@ class RowEncoder:
             if number.name not in _CONTINUOUS:
                 hint = did_you_mean(number.name, _CONTINUOUS)
                 raise InputError(f"model config: unknown continuous feature {number.name!r}{hint}")
-        if (len(catalog), catalog.unknown_buckets) != (config.n_items, config.unknown_buckets):
+        found = (catalog.trained, catalog.unknown_buckets, catalog.spare_items)
+        if found != (config.n_items, config.unknown_buckets, config.spare_items):
             raise InputError(
-                f"catalog: {len(catalog)} videos and {catalog.unknown_buckets} buckets, where the model "
-                f"config has n_items {config.n_items} and unknown_buckets {config.unknown_buckets}"
+                f"catalog: {found[0]} videos, {found[1]} buckets and {found[2]} spare places, where the model config "
+                f"has n_items {config.n_items}, unknown_buckets {config.unknown_buckets} and spare_items "
+                f"{config.spare_items}"
             )
         self._config: Final = config
         self._catalog: Final = catalog
+        self._users: Final = AttributeEncoder(config.user_categories, config.user_numbers)
+        self._profile_lanes: Final = bool(self._users.columns or self._users.number_columns)
 
-    def encode(self, history: History) -> EncodedHistories:
-        """The rows of one user: n events give n + 1 rows."""
-        return self.encode_batch([history])
+    def encode(self, history: History, profile: Mapping[str, Any] | None = None) -> EncodedHistories:
+        """The rows of one user: n events give n + 1 rows; `profile` holds the user's attributes."""
+        return self.encode_batch([history], [profile or {}])
 
-    def encode_batch(self, histories: Sequence[History]) -> EncodedHistories:
-        """The rows of several users in one go, joined in the order given."""
+    def encode_batch(
+        self, histories: Sequence[History], profiles: Sequence[Mapping[str, Any]] | None = None
+    ) -> EncodedHistories:
+        """The rows of several users in one go, joined in the order given; no profiles: nothing is known of them."""
         config = self._config
         counts = np.array([len(history) for history in histories], np.int64)
         lengths = counts + 1
         total = int(lengths.sum())
         rows = np.zeros((total, config.row_width), np.float32)
         token_ids = np.full(total, config.profile_id, np.int64)
+        if self._profile_lanes and profiles is not None:
+            self._write_profiles(rows, np.cumsum(lengths) - lengths, profiles)
         if not counts.any():
             return EncodedHistories(rows, token_ids, lengths)
 
@@ -129,10 +141,12 @@ class RowEncoder:
         videos = self._catalog.indices([video for history in histories for video in history.video_ids])
         token_ids[is_event] = videos
 
-        lanes = np.empty((len(records), config.row_width), np.float32)
+        lanes = np.zeros((len(records), config.row_width), np.float32)
         lanes[:, GROUP_LANE] = EVENT
         write_video(lanes, videos)
-        lane = FEATURE_LANE
+        if config.time_bias:
+            _write_bytes(lanes, TIME_LANE, TIME_LANES, records["timestamp_ms"] // 1000)
+        lane = config.feature_lane
         for discrete in config.discrete:
             _write_bytes(lanes, lane, discrete.lanes, _DISCRETE[discrete.name][1](records).astype(np.int64))
             lane += discrete.lanes
@@ -142,10 +156,33 @@ class RowEncoder:
         rows[is_event] = lanes
         return EncodedHistories(rows, token_ids, lengths)
 
+    def _write_profiles(
+        self,
+        rows: npt.NDArray[np.float32],
+        places: npt.NDArray[np.int64],
+        profiles: Sequence[Mapping[str, Any]],
+    ) -> None:
+        ids, numbers = self._users.encode_all(profiles)
+        lane = self._config.feature_lane
+        lanes = np.zeros((len(places), rows.shape[1]), np.float32)
+        for column in range(ids.shape[1]):
+            _write_bytes(lanes, lane, CATEGORY_LANES, ids[:, column])
+            lane += CATEGORY_LANES
+        lanes[:, lane : lane + numbers.shape[1]] = numbers
+        rows[places] = lanes
+
 
 def write_video(rows: npt.NDArray[np.float32], items: npt.NDArray[np.int64]) -> None:
     """Put other videos into event rows, in place; rows: (n, lanes), items: (n,) item indices."""
     _write_bytes(rows, VIDEO_LANE, VIDEO_LANES, items)
+
+
+def candidate_rows(items: npt.NDArray[np.int64], config: ModelConfig) -> npt.NDArray[np.float32]:
+    """(n, lanes) rows of videos of which nothing is known but themselves; items: (n,) item indices."""
+    rows = np.zeros((len(items), config.row_width), np.float32)
+    rows[:, GROUP_LANE] = CANDIDATE
+    write_video(rows, items)
+    return rows
 
 
 def check_records(history: History) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
-Strategy = Literal["topk"]
+Strategy = Literal["topk", "slate"]
+"""topk: the likeliest next videos, from one step. slate: a list made video by video, each chosen as if the ones
+before it had been watched."""
+
+MAX_SLATE: Final = 64
+"""Most videos of a slate: each is a step of the model and a token of its sequence."""
 
 
 class ListRequest(Struct, frozen=True, array_like=True, gc=False):
     """One user's history and how many videos to recommend.
 
-    records and videos are read by `mtgr.history.History.from_bytes`.
+    records and videos are read by `mtgr.history.History.from_bytes`; profile by
+    `mtgr.attributes.unpack_attributes`, empty where nothing is known of the user.
     """
 
     user_id: str
@@ -20,10 +26,14 @@ class ListRequest(Struct, frozen=True, array_like=True, gc=False):
     videos: bytes
     count: int
     strategy: Strategy = "topk"
+    profile: bytes = b""
 
 
 class ListResult(Struct, frozen=True, array_like=True, gc=False, tag="list"):
-    """Recommended videos, best first, with their log-probabilities; seen videos are not among them."""
+    """Recommended videos, best first, with their log-probabilities; seen videos are not among them.
+
+    In a slate each log-probability is given the videos before it, which have none left.
+    """
 
     video_ids: list[str]
     scores: list[float]
@@ -39,6 +49,22 @@ class ListRefusal(Struct, frozen=True, array_like=True, gc=False, tag="refusal")
 
 
 ListOutcome = ListResult | ListRefusal
+
+
+class NewVideo(Struct, frozen=True, array_like=True, gc=False):
+    """A video for the catalog of a model that is being served; attributes as in `ListRequest.profile`."""
+
+    video_id: str
+    attributes: bytes = b""
+
+
+class AddedVideos(Struct, frozen=True, array_like=True):
+    """What became of new videos: how many can be recommended now, and the ids there was no place for."""
+
+    added: int
+    known: int
+    """Had been in the catalog before, and are left as they were trained."""
+    refused: list[str]
 
 
 class ModelInfo(Struct, frozen=True):

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from mtgr.catalog import Catalog
 from mtgr.checkpoint import save_checkpoint
-from mtgr.config import PRESETS
 from mtgr.errors import InputError
 from mtgr.model.mtgr import MTGR
+from mtgr.presets import PRESETS
 from stream.bench import fold, lists, memory
 from stream.bench.environment import Bench, machine
 from stream.demo.kafka import local_kafka

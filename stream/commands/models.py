@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 from rich.table import Table
 
-from mtgr.config import PRESETS
 from mtgr.model.mtgr import parameter_counts
+from mtgr.presets import PRESETS
 from stream.consoles import table_console
 
 _PIPE_COLUMNS = 160

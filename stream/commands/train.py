@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRe
 from rich.table import Table
 
 from mtgr.checkpoint import check_target, save_checkpoint
-from mtgr.config import PRESETS, preset
 from mtgr.datasets import SkippedRecords, parse_mapping, read_events
+from mtgr.presets import PRESETS, preset
 from mtgr.training import loop
 from mtgr.training.options import TrainingOptions
 from mtgr.training.trainer import Trained, choose_device, train

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from mtgr import checkpoint as checkpoint_module
 from mtgr.catalog import Catalog
 from mtgr.checkpoint import Checkpoint, check_target, open_checkpoint, save_checkpoint
-from mtgr.config import PRESETS
 from mtgr.errors import InputError
 from mtgr.model.mtgr import MTGR
+from mtgr.presets import PRESETS
 
 CONFIG = PRESETS["tiny"].replace(d_model=16, n_items=20, unknown_buckets=3)
 CATALOG = Catalog([f"v{number}" for number in range(20)], 3)

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtgr.config import BLOCK_EVENTS, PRESETS, DiscreteFeature, ModelConfig, parse_config, preset
+from mtgr.config import BLOCK_EVENTS, DiscreteFeature, ModelConfig, parse_config
 from mtgr.errors import InputError
+from mtgr.presets import PRESETS, preset
 
 TINY = PRESETS["tiny"]
 
@@ -46,8 +47,13 @@ def test_token_ids_are_items_then_buckets_then_the_profile() -> None:
         ({"max_events": 100}, "multiple of 16 - at `$.max_events`"),
         ({"temperature": 0}, "Expected `float` > 0.0 - at `$.temperature`"),
         ({"positions": "relative"}, "Invalid enum value 'relative' - at `$.positions`"),
-        ({"n_items": 1 << 24}, "n_items + unknown_buckets is 16777280, where 3 byte lanes hold 16777216"),
-        ({"continuous": []}, "`$.continuous`"),
+        ({"n_items": 1 << 24}, "n_items + spare_items + unknown_buckets is 16777280, where 3 byte lanes hold 16777216"),
+        ({"video_numbers": [{"name": "length", "scale": 0}]}, "Expected `float` > 0.0 - at `$.video_numbers[0].scale`"),
+        (
+            {"video_categories": [{"name": "tag", "size": 8}], "video_numbers": [{"name": "tag"}]},
+            "video attribute 'tag' stands there 2 times",
+        ),
+        ({"ranking": ["like", "like"]}, "ranking head 'like' stands there 2 times"),
         ({"discrete": [{"name": "hour", "size": 24}] * 2}, "feature 'hour' stands there 2 times"),
         ({"discrete": [{"name": "hour", "size": 300}]}, "feature 'hour': 300 values do not fit 1 byte lanes"),
         ({"discrete": [{"name": "hour", "sice": 24}]}, "unknown field `sice` - at `$.discrete[0]`"),

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from strategies import events
 
 from mtgr.catalog import Catalog
-from mtgr.config import PRESETS
 from mtgr.errors import InputError
 from mtgr.features import EVENT, GROUP_LANE, PROFILE, RowEncoder, check_records, write_video
 from mtgr.history import LIKE, SHARE, WATCH, History
 from mtgr.model.embeddings import unpack_rows
+from mtgr.presets import PRESETS
 from schemas.events import Event, Like, Share, Watch
 
 # more than 2**16 indices, so that all three lanes of a video are used

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mtgr.config import GROUPS, PRESETS, ModelConfig
+from mtgr.config import GROUPS, ModelConfig
 from mtgr.features import CANDIDATE, EVENT, GROUP_LANE, PROFILE, write_video
 from mtgr.kernels.silu_attention import silu_attention
 from mtgr.model.layer import HSTULayer
@@ -19,6 +19,7 @@ from mtgr.model.masks import causal_mask
 from mtgr.model.mtgr import MTGR, parameter_counts
 from mtgr.model.norm import GroupLayerNorm
 from mtgr.model.padding import length_batches, pad_rows
+from mtgr.presets import PRESETS
 
 CONFIG = PRESETS["tiny"].replace(
     d_model=24, n_layers=3, n_heads=2, d_qk=8, d_v=16, max_events=16, n_items=50, unknown_buckets=4

@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtgr.catalog import Catalog
-from mtgr.config import PRESETS, ModelConfig
+from mtgr.config import ModelConfig
 from mtgr.errors import InputError
 from mtgr.history import History
 from mtgr.model.embeddings import unpack_rows
 from mtgr.model.mtgr import MTGR
+from mtgr.presets import PRESETS
 from mtgr.training.batches import Batcher
 from mtgr.training.held_out import HeldOutTest
 from mtgr.training.log import EventLog

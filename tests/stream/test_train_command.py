@@ -10,9 +10,9 @@ from click.testing import CliRunner, Result
 from events import watch
 
 from mtgr.checkpoint import open_checkpoint
-from mtgr.config import PRESETS
 from mtgr.errors import InputError
 from mtgr.model.mtgr import parameter_counts
+from mtgr.presets import PRESETS
 from schemas.codecs import JSON, encode_event
 from stream.commands import models, train
 

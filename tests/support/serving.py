@@ -10,9 +10,9 @@ import torch
 
 from mtgr.catalog import Catalog
 from mtgr.checkpoint import save_checkpoint
-from mtgr.config import PRESETS
 from mtgr.history import event_digest, pack_event
 from mtgr.model.mtgr import MTGR
+from mtgr.presets import PRESETS
 from mtgr.requests import ListOutcome, ListRequest, ListResult
 from schemas.events import Event
 

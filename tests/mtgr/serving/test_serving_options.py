@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mtgr.checkpoint import ARCHITECTURE, MODEL_TYPE, Checkpoint
-from mtgr.config import PRESETS
 from mtgr.errors import InputError
+from mtgr.presets import PRESETS
 from mtgr.serving.options import EngineOptions, engine_arguments, prepare_vllm
 from mtgr.serving.quiet import quieten
 
