@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from xxhash import xxh3_64_digest
 
-from schemas.events import Event, Favorite, Like, Watch
+from schemas.events import Favorite, Interaction, Like, Watch
 
 WATCH: Final = 1
 LIKE: Final = 2
@@ -44,7 +44,7 @@ def event_digest(event_id: str) -> bytes:
     return xxh3_64_digest(event_id.encode())
 
 
-def pack_event(event: Event, digest: bytes, video: bytes) -> bytes:
+def pack_event(event: Interaction, digest: bytes, video: bytes) -> bytes:
     """The record of one event, RECORD_BYTES long; its digest and UTF-8 video id are handed in, computed once."""
     kind = type(event)
     if kind is Watch:
@@ -105,7 +105,7 @@ class History:
         return cls(table, ids)
 
     @classmethod
-    def from_events(cls, events: list[Event]) -> History:
+    def from_events(cls, events: list[Interaction]) -> History:
         """Pack events as the daemon would."""
         records = bytearray()
         videos = bytearray()

@@ -14,15 +14,18 @@ from typing import Any, Final, Literal, NoReturn
 import msgspec
 from msgspec import structs
 
+from schemas.attributes import AttributeName, AttributeValue
 from schemas.describing import describe
 from schemas.errors import (
     InvalidEvent,
     MalformedEvent,
     UndecodableList,
+    UndecodableVideo,
     UnsupportedContentType,
 )
-from schemas.events import Event, Favorite, Like, Share, Watch
+from schemas.events import Event, Favorite, Like, Profile, Share, Watch
 from schemas.lists import RecommendationList
+from schemas.videos import Video
 
 CONTENT_TYPE_HEADER: Final = "content-type"
 JSON: Final = "application/json"
@@ -48,14 +51,17 @@ _EVENT_DECODERS: Final = _by_header(msgspec.json.Decoder(Event).decode, msgspec.
 _LIST_DECODERS: Final = _by_header(
     msgspec.json.Decoder(RecommendationList).decode, msgspec.msgpack.Decoder(RecommendationList).decode
 )
+_VIDEO_DECODERS: Final = _by_header(msgspec.json.Decoder(Video).decode, msgspec.msgpack.Decoder(Video).decode)
 _LOOSE_DECODERS: Final = _by_header(msgspec.json.decode, msgspec.msgpack.decode)
 _ENCODERS: Final = {JSON: msgspec.json.Encoder().encode, MESSAGEPACK: msgspec.msgpack.Encoder().encode}
 
-_KINDS: Final = (Watch, Like, Favorite, Share)
+_KINDS: Final = (Watch, Like, Favorite, Share, Profile)
 _EVENT_FIELDS: Final = {
     "type": f"one of {', '.join(str(kind.__struct_config__.tag) for kind in _KINDS)}",
     **{field.name: describe(field.type) for kind in _KINDS for field in structs.fields(kind)},
 }
+_VIDEO_FIELDS: Final = {field.name: describe(field.type) for field in structs.fields(Video)}
+_ATTRIBUTES: Final = "attributes"
 _ABSENT: Final = object()
 _MAX_SHOWN_CHARACTERS: Final = 80
 
@@ -87,6 +93,20 @@ def decode_list(value: bytes | None, content_type: bytes | None = None) -> Recom
         raise UndecodableList("there is no value" if not value else str(error)) from None
 
 
+def decode_video(value: bytes | None, content_type: bytes | None = None) -> Video:
+    """The video in a record's value, checked against its bounds; raises UndecodableVideo."""
+    try:
+        return _VIDEO_DECODERS[content_type](value)  # type: ignore[no-any-return]
+    except KeyError:
+        try:
+            known = _known(content_type)
+        except UnsupportedContentType as error:
+            raise UndecodableVideo(str(error)) from None
+        return decode_video(value, known)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UndecodableVideo(_reason(error, value, content_type, "a video", _VIDEO_FIELDS)) from None
+
+
 def encode_event(event: Event, content_type: ContentType = JSON) -> bytes:
     """The event as bytes; fields at their default are left out."""
     return _ENCODERS[content_type](event)
@@ -95,6 +115,11 @@ def encode_event(event: Event, content_type: ContentType = JSON) -> bytes:
 def encode_list(recommendations: RecommendationList, content_type: ContentType = JSON) -> bytes:
     """The list as bytes."""
     return _ENCODERS[content_type](recommendations)
+
+
+def encode_video(video: Video, content_type: ContentType = JSON) -> bytes:
+    """The video as bytes; fields at their default are left out."""
+    return _ENCODERS[content_type](video)
 
 
 def _known(content_type: bytes | None) -> bytes | None:
@@ -110,35 +135,60 @@ def _known(content_type: bytes | None) -> bytes | None:
 
 
 def _refuse_event(error: Exception, value: bytes | None, content_type: bytes | None) -> NoReturn:
+    invalid = value and isinstance(error, msgspec.ValidationError)
+    reason = _reason(error, value, content_type, "an event", _EVENT_FIELDS)
+    raise (InvalidEvent if invalid else MalformedEvent)(reason) from None
+
+
+def _reason(
+    error: Exception, value: bytes | None, content_type: bytes | None, wanted: str, fields: dict[str, str]
+) -> str:
+    """Why the value does not decode, in one line; raises the error where it is not the value's fault."""
     match error:
         case _ if value is None:
-            raise MalformedEvent("the value is null (a tombstone): expected an event") from None
+            return f"the value is null (a tombstone): expected {wanted}"
         case _ if not value:
-            raise MalformedEvent("the value is empty: expected an event") from None
+            return f"the value is empty: expected {wanted}"
         case RecursionError():
-            raise MalformedEvent("nested too deeply: expected an object of plain fields") from None
+            return "nested too deeply: expected an object of plain fields"
         case UnicodeDecodeError():
-            raise MalformedEvent(f"text that is not UTF-8: {error.reason}") from None
+            return f"text that is not UTF-8: {error.reason}"
         case msgspec.ValidationError():
-            raise InvalidEvent(_explain(str(error), value, content_type)) from None
+            return _explain(str(error), value, content_type, fields)
         case msgspec.DecodeError():
-            raise MalformedEvent(str(error)) from None
+            return str(error)
         case _:
             raise error
 
 
-def _explain(message: str, value: bytes, content_type: bytes | None) -> str:
+def _explain(message: str, value: bytes, content_type: bytes | None, fields: dict[str, str]) -> str:
     if missing := re.fullmatch(r"Object missing required field `(\w+)`", message):
-        return f"{missing[1]} is missing: expected {_EVENT_FIELDS[missing[1]]}"
-    at = re.search(r"- at `\$\.(\w+)`$", message)
-    if at is None or at[1] not in _EVENT_FIELDS:
+        return f"{missing[1]} is missing: expected {fields[missing[1]]}"
+    at = re.search(r"`\$\.(\w+)\S*`$", message)
+    if at is None or at[1] not in fields:
         return f"the value: {message}"  # about the whole: Expected `object`, got `array`
     try:
         found = _LOOSE_DECODERS[content_type](value).get(at[1], _ABSENT)
     except (ValueError, TypeError, RecursionError):  # broken further on; the field was reached first
         found = _ABSENT
+    if at[1] == _ATTRIBUTES and isinstance(found, dict) and (wrong := _wrong_attribute(found)):
+        return wrong
     shown = at[1] if found is _ABSENT else f"{at[1]} = {_shown(found)}"
-    return f"{shown}: expected {_EVENT_FIELDS[at[1]]}"
+    return f"{shown}: expected {fields[at[1]]}"
+
+
+def _wrong_attribute(attributes: dict[Any, Any]) -> str | None:
+    """What is wrong with the first attribute that is not taken, None where it is their number."""
+    for name, value in attributes.items():
+        try:
+            msgspec.convert(name, AttributeName)
+        except msgspec.ValidationError:
+            return f"{_ATTRIBUTES}: the name {_shown(name)}: expected {describe(AttributeName)}"
+        try:
+            msgspec.convert(value, AttributeValue)
+        except msgspec.ValidationError:
+            return f"{_ATTRIBUTES}.{name} = {_shown(value)}: expected {describe(AttributeValue)}"
+    return None
 
 
 def _shown(value: object) -> str:

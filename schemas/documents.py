@@ -14,11 +14,12 @@ from typing import Any, Final
 import msgspec
 
 from schemas.bounds import Identifier
-from schemas.codecs import CONTENT_TYPE_HEADER, JSON, MESSAGEPACK, encode_event, encode_list
+from schemas.codecs import CONTENT_TYPE_HEADER, JSON, MESSAGEPACK, encode_event, encode_list, encode_video
 from schemas.dead_letters import REPLAYED_HEADER, DeadLetter
-from schemas.events import Event, Favorite, Like, Share, Watch
-from schemas.examples import DEAD_LETTER, EVENTS, RECOMMENDATIONS
+from schemas.events import Event, Favorite, Like, Profile, Share, Watch
+from schemas.examples import DEAD_LETTER, EVENTS, RECOMMENDATIONS, VIDEO
 from schemas.lists import RecommendationList
+from schemas.videos import Video
 
 COMMAND: Final = "python -m schemas.documents"
 DIRECTORY: Final = Path(__file__).parent
@@ -38,6 +39,7 @@ def documents() -> dict[str, str]:
         "recommendation_list.schema.json": _json_schema(
             "recommendation_list", "RecommendationList", msgspec.json.schema(RecommendationList)
         ),
+        "video.schema.json": _json_schema("video", "Video", msgspec.json.schema(Video)),
         "dead_letter.schema.json": _json_schema("dead_letter", "DeadLetterHeaders", _dead_letter_headers()),
         "asyncapi.json": asyncapi(),
     }
@@ -45,14 +47,14 @@ def documents() -> dict[str, str]:
 
 
 def asyncapi() -> dict[str, Any]:
-    """The AsyncAPI 3.0 document from the daemon's side: it receives events and sends the other two."""
+    """The AsyncAPI 3.0 document from the daemon's side: it receives events and videos and sends the other two."""
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "mtgr-stream",
             "version": "1.0.0",
-            "description": "Turns a Kafka topic of watch, like, favorite and share events into a topic of "
-            "fresh recommendation lists. The version is that of the wire, not of the program.",
+            "description": "Turns a Kafka topic of watch, like, favorite, share and profile events into a topic "
+            "of fresh recommendation lists. The version is that of the wire, not of the program.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
         "defaultContentType": JSON,
@@ -84,7 +86,8 @@ def _dead_letter_headers() -> dict[str, Any]:
 
 def _component_schemas() -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(
-        [Watch, Like, Favorite, Share, RecommendationList], ref_template="#/components/schemas/{name}"
+        [Watch, Like, Favorite, Share, Profile, Video, RecommendationList],
+        ref_template="#/components/schemas/{name}",
     )
     return {name: schemas[name] for name in sorted(schemas)}
 
@@ -92,7 +95,15 @@ def _component_schemas() -> dict[str, Any]:
 def _channels() -> dict[str, Any]:
     return {
         "events": _channel(
-            "user-events", "What users do, keyed by user, in order for each user.", list(EVENTS)
+            "user-events",
+            "What users do and what is known of them, keyed by user, in order for each user.",
+            list(EVENTS),
+        ),
+        "videos": _channel(
+            "videos",
+            "Videos that can be recommended beside those that the model was trained with, keyed by video; compacted. "
+            "Read where the setting topics.videos names it. A tombstone is ignored: a model cannot unlearn.",
+            ["video"],
         ),
         "recommendations": _channel(
             "recommendations",
@@ -119,8 +130,11 @@ def _channel(address: str, description: str, messages: list[str]) -> dict[str, A
 def _operations() -> dict[str, Any]:
     return {
         "receiveEvent": _operation(
-            "receive", "events", "Fold an event into its user's sequence; a list is owed."
+            "receive",
+            "events",
+            "Fold an event into its user's sequence, and a list is owed; a profile replaces the user's own.",
         ),
+        "receiveVideo": _operation("receive", "videos", "Let the model recommend the video too."),
         "sendRecommendations": _operation("send", "recommendations", "Send the user a fresh list."),
         "sendDeadLetter": _operation("send", "dead_letters", "Put a record aside, with the reason."),
     }
@@ -136,7 +150,7 @@ def _operation(action: str, channel: str, summary: str) -> dict[str, Any]:
 
 
 def _messages() -> dict[str, Any]:
-    types = {"watch": Watch, "like": Like, "favorite": Favorite, "share": Share}
+    types = {"watch": Watch, "like": Like, "favorite": Favorite, "share": Share, "profile": Profile}
     key = msgspec.json.schema(Identifier) | {"description": "The user id, as UTF-8."}
     replayed = {"type": "string", "const": "true", "description": "Sent back from the dead letters."}
     events = {
@@ -154,6 +168,16 @@ def _messages() -> dict[str, Any]:
     }
     list_id = {"type": "string", "description": "The payload's list_id, to deduplicate by without decoding."}
     return events | {
+        "video": {
+            "name": "video",
+            "title": "Video",
+            "summary": (Video.__doc__ or "").strip(),
+            "contentType": JSON,
+            "headers": _headers({}),
+            "payload": {"$ref": "#/components/schemas/Video"},
+            "bindings": {"kafka": {"key": key | {"description": "The video id, as UTF-8."}, **_BINDING}},
+            "examples": [{"name": "video", "payload": json.loads(encode_video(VIDEO))}],
+        },
         "recommendation_list": {
             "name": "recommendation_list",
             "title": "RecommendationList",

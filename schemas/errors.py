@@ -30,3 +30,7 @@ class InvalidEvent(UndecodableEvent):
 
 class UndecodableList(ValueError):
     """A record is no valid recommendation list."""
+
+
+class UndecodableVideo(ValueError):
+    """A record is no valid video; the message is one line and names the field where one is to blame."""

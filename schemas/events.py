@@ -1,12 +1,16 @@
-"""The event union: what a user did with a video, tagged by `type`."""
+"""The event union: what a user did with a video, or what is known of a user, tagged by `type`."""
 
 from __future__ import annotations
 
-from msgspec import Struct
+from typing import Annotated
 
+from msgspec import Meta, Struct
+
+from schemas.attributes import Attributes
 from schemas.bounds import (
     Channel,
     EventId,
+    Identifier,
     SchemaVersion,
     SessionId,
     TimestampMs,
@@ -68,4 +72,19 @@ class Share(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag
     schema_version: SchemaVersion = 1
 
 
-Event = Watch | Like | Favorite | Share
+class Profile(
+    Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="profile"
+):
+    """What is known of a user; the newest by `timestamp_ms` replaces the one before it, as a whole."""
+
+    event_id: Annotated[Identifier, Meta(description="Unique for the user, as with every event.")]
+    user_id: UserId
+    timestamp_ms: TimestampMs
+    attributes: Attributes
+    schema_version: SchemaVersion = 1
+
+
+Interaction = Watch | Like | Favorite | Share
+"""What becomes part of a user's sequence, and after which a list is owed."""
+
+Event = Interaction | Profile

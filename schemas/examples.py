@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from schemas.dead_letters import DeadLetter
-from schemas.events import Event, Favorite, Like, Share, Watch
+from schemas.events import Event, Favorite, Like, Profile, Share, Watch
 from schemas.lists import ModelVersion, RecommendationList, RecommendedVideo, TriggerEvent
+from schemas.videos import Video
 
 _MOMENT: Final = 1_767_225_600_000  # 2026-01-01 00:00 UTC
 
@@ -32,7 +33,19 @@ EVENTS: Final[dict[str, Event]] = {
         timestamp_ms=_MOMENT + 5_000,
         channel="chat",
     ),
+    "profile": Profile(
+        event_id="b7c1f1e2-0005",
+        user_id="u-1042",
+        timestamp_ms=_MOMENT + 6_000,
+        attributes={"age_range": "25-34", "followed_authors": 18, "interests": ["cooking", "cats"]},
+    ),
 }
+
+VIDEO: Final = Video(
+    video_id="v-305",
+    attributes={"author": "a-7", "tags": ["cats", "funny"], "seconds": 31.5},
+    timestamp_ms=_MOMENT - 86_400_000,
+)
 
 RECOMMENDATIONS: Final = RecommendationList(
     list_id="e9c0ba2eb4c1443f0c733a666f9fb3ba",

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 from schemas.bounds import EventId, SchemaVersion, SessionId, TimestampMs, UserId, VideoId
 
 Count = Annotated[int, Meta(ge=0)]
+Strategy = Annotated[
+    Literal["topk", "slate"],
+    Meta(
+        description="topk: the likeliest next videos, each by itself. slate: made video by video, each chosen as "
+        "if the ones before it had been watched."
+    ),
+]
 
 
 class RecommendedVideo(Struct, frozen=True, gc=False):
     """One place in a list."""
 
     video_id: VideoId
-    score: Annotated[float, Meta(description="Log-probability of being the next video, seen ones excluded.")]
+    score: Annotated[
+        float,
+        Meta(
+            description="Log-probability of being the next video, seen ones excluded; in a slate, given the places "
+            "before it."
+        ),
+    ]
     rank: Annotated[int, Meta(ge=1, description="1 is best.")]
 
 
@@ -46,7 +59,7 @@ class RecommendationList(Struct, frozen=True, kw_only=True):
     session_id: SessionId | None
     items: tuple[RecommendedVideo, ...]
     model: ModelVersion
-    strategy: str
+    strategy: Strategy
     generated_at_ms: TimestampMs
     trigger: TriggerEvent
     sequence_length: Annotated[int, Meta(ge=1, description="Events the model saw.")]

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from msgspec import structs
 
 from mtgr.errors import InputError
+from mtgr.requests import MAX_SLATE
 from stream.settings.groups import KafkaSettings, Settings
 from stream.settings.secret import Secret
 
@@ -116,6 +117,8 @@ def _check_topics(checker: _Checker, settings: Settings) -> None:
         "topics.dead_letters": topics.dead_letters,
         "topics.changelog": settings.changelog_topic,
     }
+    if topics.videos is not None:
+        named["topics.videos"] = topics.videos
     seen: dict[str, str] = {}
     for key, name in named.items():
         if topics.changelog is None and key == "topics.changelog" and not _is_topic(name):
@@ -138,6 +141,9 @@ def _is_topic(name: str) -> bool:
 
 
 def _check_generator(checker: _Checker) -> None:
+    if checker.value("generator.strategy") == "slate" and checker.value("generator.list_length") > MAX_SLATE:
+        right = f"must not be above {MAX_SLATE} with {checker.shown('generator.strategy')}"
+        checker.refuse("generator.list_length", right)
     kind, url = checker.value("generator.kind"), checker.value("generator.url")
     if kind == "server":
         if url is None:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from mtgr.errors import InputError
+from mtgr.requests import Strategy
 from stream.settings.secret import Secret
 
 Text = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -61,6 +62,8 @@ class TopicSettings(Struct, frozen=True, kw_only=True):
     """Topic for records that could not be served, with the reason in their headers."""
     changelog: TopicName | None = None
     """Compacted topic that backs the state; `<group_id>-changelog` where unset."""
+    videos: TopicName | None = None
+    """Compacted topic of videos, keyed by video id, that join the checkpoint's catalog; none where unset."""
     partitions: Annotated[int, Meta(ge=1, le=100_000)] = 6
     """Partitions of the topics when they are created; the changelog always has those of the events topic."""
     replication_factor: Annotated[int, Meta(ge=1, le=32_767)] = 1
@@ -83,6 +86,8 @@ class GeneratorSettings(Struct, frozen=True, kw_only=True):
     """Address of the server, http://host:port; only for kind "server"."""
     list_length: Annotated[int, Meta(ge=1, le=1_000)] = 10
     """Videos in a list."""
+    strategy: Strategy = "topk"
+    """topk: the likeliest next videos, each by itself; slate: video by video, as if those before had been watched."""
     max_batch_users: Annotated[int, Meta(ge=1, le=65_536)] = 64
     """Users whose lists are made in one batch."""
     max_concurrent_batches: Annotated[int, Meta(ge=1, le=1_024)] = 4

@@ -11,20 +11,33 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from schemas.attributes import MAX_ATTRIBUTE_CHARACTERS, MAX_ATTRIBUTE_VALUES, MAX_ATTRIBUTES
 from schemas.bounds import MAX_ID_CHARACTERS, MAX_SECONDS, MAX_TIMESTAMP_MS, MAX_WATCH_RATIO
-from schemas.codecs import JSON, MESSAGEPACK, decode_event, decode_list, encode_event, encode_list
+from schemas.codecs import (
+    JSON,
+    MESSAGEPACK,
+    decode_event,
+    decode_list,
+    decode_video,
+    encode_event,
+    encode_list,
+    encode_video,
+)
 from schemas.errors import (
     InvalidEvent,
     MalformedEvent,
     UndecodableEvent,
     UndecodableList,
+    UndecodableVideo,
     UnsupportedContentType,
 )
-from schemas.events import Event, Favorite, Like, Share, Watch
-from schemas.examples import EVENTS, RECOMMENDATIONS
+from schemas.events import Event, Favorite, Like, Profile, Share, Watch
+from schemas.examples import EVENTS, RECOMMENDATIONS, VIDEO
+from schemas.videos import Video
 
 HEADERS = {JSON: [None, b"", b"application/json"], MESSAGEPACK: [b"application/msgpack"]}
 WATCH = json.loads(encode_event(EVENTS["watch"]))
+PROFILE = json.loads(encode_event(EVENTS["profile"]))
 
 identifiers = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=MAX_ID_CHARACTERS)
 numbers = {"allow_nan": False, "allow_infinity": False, "min_value": 0}
@@ -35,7 +48,27 @@ common = {
     "timestamp_ms": st.integers(0, MAX_TIMESTAMP_MS),
     "session_id": st.none() | identifiers,
 }
+texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=MAX_ATTRIBUTE_CHARACTERS)
+attributes = st.dictionaries(
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=64),
+    texts | st.floats(allow_nan=False, allow_infinity=False) | st.lists(texts, max_size=MAX_ATTRIBUTE_VALUES),
+    max_size=8,
+)
+profiles = st.builds(
+    Profile,
+    event_id=identifiers,
+    user_id=identifiers,
+    timestamp_ms=st.integers(0, MAX_TIMESTAMP_MS),
+    attributes=attributes,
+)
+videos = st.builds(
+    Video,
+    video_id=identifiers,
+    attributes=attributes,
+    timestamp_ms=st.none() | st.integers(0, MAX_TIMESTAMP_MS),
+)
 events: st.SearchStrategy[Event] = st.one_of(
+    profiles,
     st.builds(
         Watch,
         **common,
@@ -57,6 +90,13 @@ def test_round_trip_of_events(event: Event, content_type: Any) -> None:
     """Every valid event is read back as it was written, in both formats."""
     encoded = encode_event(event, content_type)
     assert all(decode_event(encoded, header) == event for header in HEADERS[content_type])
+
+
+@given(videos, content_types)
+def test_round_trip_of_videos(video: Video, content_type: Any) -> None:
+    """Every valid video is read back as it was written, in both formats."""
+    encoded = encode_video(video, content_type)
+    assert all(decode_video(encoded, header) == video for header in HEADERS[content_type])
 
 
 @given(st.sampled_from([JSON, MESSAGEPACK]))
@@ -100,7 +140,7 @@ def test_any_bytes_are_an_event_or_refused(value: bytes | None, content_type: by
         assert len(str(outcome).splitlines()) == 1
         assert outcome.stage in {"decode", "validate"}
     else:
-        assert isinstance(outcome, Watch | Like | Favorite | Share)
+        assert isinstance(outcome, Watch | Like | Favorite | Share | Profile)
 
 
 wrong_values = {
@@ -147,6 +187,63 @@ def test_missing_field_is_named(field: str) -> None:
     lacking = {name: value for name, value in WATCH.items() if name != field}
     with pytest.raises(InvalidEvent, match=rf"^{field} is missing: expected "):
         decode_event(json.dumps(lacking).encode())
+
+
+@pytest.mark.parametrize(
+    ("attributes", "fault"),
+    [
+        (
+            {"age": True},
+            "attributes.age = true: expected a string of 1 to 128 characters or a number or a list",
+        ),
+        ({"ok": 1, "age": None}, "attributes.age = null: expected"),
+        ({"age": ""}, 'attributes.age = "": expected'),
+        ({"tags": [1]}, "attributes.tags = [1]: expected"),
+        ({"tags": ["x" * (MAX_ATTRIBUTE_CHARACTERS + 1)]}, "attributes.tags = "),
+        ({"tags": ["x"] * (MAX_ATTRIBUTE_VALUES + 1)}, "attributes.tags = "),
+        ({"": 1}, 'attributes: the name "": expected a string of 1 to 64 characters'),
+        (
+            {f"a{number}": 1 for number in range(MAX_ATTRIBUTES + 1)},
+            "attributes = {",
+        ),
+        ([], "attributes = []: expected an object of at most 64 names"),
+    ],
+)
+@pytest.mark.parametrize("content_type", [JSON, MESSAGEPACK])
+def test_wrong_attribute_is_named_with_its_value(attributes: Any, fault: str, content_type: str) -> None:
+    """Of a profile's or a video's many attributes the message names the one that is wrong."""
+    encode = msgspec.json.encode if content_type == JSON else msgspec.msgpack.encode
+    with pytest.raises(InvalidEvent) as refused_profile:
+        decode_event(encode(PROFILE | {"attributes": attributes}), content_type.encode())
+    with pytest.raises(UndecodableVideo) as refused_video:
+        decode_video(encode({"video_id": "v", "attributes": attributes}), content_type.encode())
+    assert str(refused_profile.value).startswith(fault)
+    assert str(refused_video.value) == str(refused_profile.value)
+
+
+@given(st.none() | st.binary(max_size=100), st.sampled_from([None, b"application/msgpack"]) | st.binary())
+@example(None, None)
+@example(b"", None)
+@example(b'{"video_id":""}', None)
+@example(b'{"attributes":{}}', None)
+@example(b"[" * 500_000, None)
+@example(b"{}", b"text/html")
+def test_any_bytes_are_a_video_or_refused(value: bytes | None, content_type: bytes | None) -> None:
+    """Whatever stands in the videos topic is a video or an UndecodableVideo of one line: nothing else escapes."""
+    outcome: Video | UndecodableVideo
+    try:
+        outcome = decode_video(value, content_type)
+    except UndecodableVideo as error:
+        outcome = error
+    assert isinstance(outcome, Video) or len(str(outcome).splitlines()) == 1
+
+
+def test_video_needs_no_more_than_its_id() -> None:
+    """A video of which nothing is known is a video, and none shares its attributes with another."""
+    bare = decode_video(b'{"video_id":"v"}')
+    assert (bare.attributes, bare.timestamp_ms) == ({}, None)
+    assert encode_video(bare) == b'{"video_id":"v"}'
+    assert decode_video(encode_video(VIDEO), b"application/json; charset=utf-8") == VIDEO
 
 
 def test_long_value_is_cut_in_the_message() -> None:

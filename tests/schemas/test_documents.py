@@ -11,10 +11,10 @@ import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from schemas.codecs import decode_event, decode_list, encode_event, encode_list
+from schemas.codecs import decode_event, decode_list, decode_video, encode_event, encode_list, encode_video
 from schemas.documents import COMMAND, DIRECTORY, documents, main, stale
 from schemas.errors import InvalidEvent
-from schemas.examples import DEAD_LETTER, EVENTS, RECOMMENDATIONS
+from schemas.examples import DEAD_LETTER, EVENTS, RECOMMENDATIONS, VIDEO
 
 ASYNCAPI: dict[str, Any] = json.loads(documents()["asyncapi.json"])
 SCHEMAS = {name: json.loads(text) for name, text in documents().items() if name.endswith(".schema.json")}
@@ -56,6 +56,11 @@ def test_encoded_list_fits_its_schema() -> None:
     """What consumers read is what the schema promises."""
     validator = Draft202012Validator(SCHEMAS["recommendation_list.schema.json"])
     validator.validate(json.loads(encode_list(RECOMMENDATIONS)))
+
+
+def test_encoded_video_fits_its_schema() -> None:
+    """What the codec writes is what the schema promises."""
+    Draft202012Validator(SCHEMAS["video.schema.json"]).validate(json.loads(encode_video(VIDEO)))
 
 
 def test_dead_letter_headers_fit_their_schema() -> None:
@@ -134,7 +139,7 @@ def test_asyncapi_document_has_the_shape_of_version_3() -> None:
 
 
 def test_topics_are_those_of_the_daemon_s_defaults() -> None:
-    """The addresses are the topics that a daemon without settings uses."""
+    """The addresses are the topics that a daemon without settings uses; videos are read only where set."""
     from stream.settings import TopicSettings
 
     topics = TopicSettings()
@@ -143,7 +148,9 @@ def test_topics_are_those_of_the_daemon_s_defaults() -> None:
         "events": topics.events,
         "recommendations": topics.lists,
         "dead_letters": topics.dead_letters,
+        "videos": "videos",
     }
+    assert topics.videos is None
 
 
 @pytest.mark.parametrize("name", sorted(ASYNCAPI["components"]["messages"]))
@@ -156,5 +163,7 @@ def test_examples_in_the_asyncapi_document_are_valid(name: str) -> None:
         Draft202012Validator(schema).validate(example.get(part, {}))
     if name == "recommendation_list":
         assert decode_list(json.dumps(example["payload"]).encode()) == RECOMMENDATIONS
+    elif name == "video":
+        assert decode_video(json.dumps(example["payload"]).encode()) == VIDEO
     elif name in EVENTS:
         assert decode_event(json.dumps(example["payload"]).encode()) == EVENTS[name]

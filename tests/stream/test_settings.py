@@ -215,6 +215,11 @@ def test_flag_without_a_value_is_refused(override: str) -> None:
         (["topics.changelog=recommendations"], ["topics.changelog", "topics.lists"]),
         (["topics.events=.."], ["topics.events"]),
         (["kafka.group_id=my group"], ["topics.changelog", "kafka.group_id", "my group-changelog"]),
+        (["topics.videos=user-events"], ["topics.videos", "topics.events"]),
+        (
+            ["generator.strategy=slate", "generator.list_length=65"],
+            ["generator.list_length = 65 (--set)", "above 64", "generator.strategy = slate (--set)"],
+        ),
         (["generator.kind=server"], ["generator.url"]),
         (["generator.url=http://h:1"], ["generator.url", "generator.kind = vllm"]),
         (["generator.kind=server", "generator.url=h:1"], ["http://host:port"]),

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from schemas.bounds import MAX_ID_CHARACTERS, MAX_SECONDS, MAX_TIMESTAMP_MS, MAX_WATCH_RATIO
-from schemas.events import Event, Favorite, Like, Share, Watch
+from schemas.events import Favorite, Interaction, Like, Share, Watch
 
 ODD_IDS = (
     "u",
@@ -38,8 +38,8 @@ _counts: dict[str, Any] = {"allow_nan": False, "allow_infinity": False, "min_val
 
 def events(
     user_ids: st.SearchStrategy[str] = identifiers, event_ids: st.SearchStrategy[str] = identifiers
-) -> st.SearchStrategy[Event]:
-    """Any valid event of these users, with one of these ids."""
+) -> st.SearchStrategy[Interaction]:
+    """Any valid event of these users that becomes part of a sequence, with one of these ids."""
     common: dict[str, Any] = {
         "event_id": event_ids,
         "user_id": user_ids,
