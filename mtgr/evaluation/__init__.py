@@ -1,0 +1,1 @@
+"""How good recommendation lists are, by the field's protocols: full rankings, held-out targets, intervals."""
