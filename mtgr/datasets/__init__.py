@@ -1,9 +1,8 @@
-"""Event logs in files: wire JSONL, CSV with a column mapping and KuaiRand logs, all read as one kind of
-event.
-"""
+"""Event logs in files, whatever their format, read as one kind of event; and attributes of videos and users."""
 
-from mtgr.datasets.columns import ColumnMapping, parse_mapping
+from mtgr.datasets.columns import ColumnMapping
 from mtgr.datasets.log_files import OnInvalid, read_events, read_file
+from mtgr.datasets.mapping_text import parse_mapping
 from mtgr.datasets.skipped import SkippedRecords
 from mtgr.datasets.split import LogSplit, split_by_time
 

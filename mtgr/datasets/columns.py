@@ -1,42 +1,52 @@
-"""Which column of a CSV log means what."""
+"""Which column of a log means what."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, Literal, get_args
 
 from msgspec import Struct, field
-from msgspec.structs import fields, replace
+from msgspec.structs import fields
 
 from mtgr.errors import InputError
 from mtgr.suggestions import did_you_mean
 
 EventType = Literal["watch", "like", "favorite", "share"]
-TimeUnit = Literal["auto", "ms", "s", "iso"]
+TimeUnit = Literal["auto", "s", "ms", "us", "ns", "iso"]
+Layout = Literal["rows", "sequences"]
+Header = Literal["auto", "yes", "no"]
 EVENT_TYPES: Final = get_args(EventType)
-TIME_UNITS: Final = get_args(TimeUnit)
 
 
 class ColumnMapping(Struct, frozen=True, kw_only=True):
-    """The columns of a log with one row for each interaction; a field left None is not in the log.
+    """The columns of a log that is not in the wire format; a field left None is not in the log.
 
     A row is one event: of the type that its `type` column names (through `types`, where the log has words of
     its own), or of the type `rows_are` where there is no such column. Where a column of `like`, `favorite` or
     `share` holds 1 or true, the row is that event too, a millisecond or more after its first one.
 
-    A watch takes its length from `watch_seconds` or `watch_ms`, or from its ratio and the video's length; its
-    ratio from `watch_ratio`, or from the two lengths, and is 0 where the video's length is unknown or 0.
+    A watch takes its length from `watch_seconds` or `watch_ms`, or from its ratio and the video's length, and
+    is 0 seconds long where the log tells neither. It takes its ratio from `watch_ratio`, from `rating` over
+    the highest rating, or from the two lengths; it is 0 where the video's length is unknown or 0, and 1 where
+    the log tells nothing of how much was watched: an interaction is then a whole watch.
+
+    The order comes from `time`; or from `order`, a whole number; or from the order of the rows in the file.
+    In a log without times rank r is told as SYNTHETIC_START_MS + r seconds.
     """
 
     user: str
+    """A column's name; or its number from 1, where the file has no header line."""
     video: str
-    time: str
+    time: str | None = None
     time_unit: TimeUnit = "auto"
-    """`auto` goes by the first value: a number below 1e11 is seconds since 1970, a greater one milliseconds,
-    and anything else an ISO 8601 time (UTC where it names no zone).
+    """`auto` goes by the size of the first numbers (below 1e11 they are seconds since 1970, below 1e14
+    milliseconds, below 1e17 microseconds); what is no number is an ISO 8601 time, UTC where it names no zone.
     """
+    order: str | None = None
+    """A rank from 0 within the user's events or within the log."""
     event_id: str | None = None
     """Without it an event is named by the digest of its row, so that a row that is there twice is one event.
+    In a log without times the rank is part of that name: a video that a user came back to is two events.
     """
     session: str | None = None
     type: str | None = None
@@ -45,138 +55,97 @@ class ColumnMapping(Struct, frozen=True, kw_only=True):
     watch_seconds: str | None = None
     watch_ms: str | None = None
     watch_ratio: str | None = None
+    rating: str | None = None
+    """How well the user liked a video, from 0 up: becomes the watch ratio rating / rating_max."""
+    rating_max: float | None = None
+    """The best rating; the highest of the log where it is not given."""
     video_seconds: str | None = None
     video_ms: str | None = None
     channel: str | None = None
     like: str | None = None
     favorite: str | None = None
     share: str | None = None
+    layout: Layout = "rows"
+    """`sequences`: a row holds a user and all of that user's videos, the oldest first. Either there is no
+    header and a line is the user's id and the videos' ids; or `video`, and whatever else is named beside
+    `user` and `session`, are columns of lists, as lists of Parquet or text such as "[4, 8, 15]".
+    """
+    header: Header = "auto"
+    """`auto`: there is one unless all the columns are given as numbers."""
+    separator: str | None = None
+    """What parts the fields of a text file; found by its first lines where it is not given."""
+
+    @property
+    def numbered(self) -> bool:
+        """Whether columns are counted from 1, in a file without a header line."""
+        if self.header == "auto":
+            return all(column.isdecimal() for column in self.columns().values())
+        return self.header == "no"
+
+    @property
+    def timeless(self) -> bool:
+        """Whether the order of rows in the file is all that tells the order of events."""
+        return self.time is None and self.order is None
 
     def columns(self) -> dict[str, str]:
         """Field of this mapping -> column of the log, for the fields that name one."""
-        return {name: column for name in _COLUMN_FIELDS if (column := getattr(self, name)) is not None}
+        return {name: column for name in COLUMN_FIELDS if (column := getattr(self, name)) is not None}
 
     def check(self) -> None:
-        """Raises InputError if the mapping contradicts itself or cannot give a watch its length."""
-        for one, other in (("watch_seconds", "watch_ms"), ("video_seconds", "video_ms")):
+        """Raises InputError if the mapping contradicts itself."""
+        for one, other in _EXCLUSIVE:
             if getattr(self, one) is not None and getattr(self, other) is not None:
-                raise InputError(f"mapping: {one} and {other} are both given; name the one that the log has")
+                raise InputError(f"mapping: {one} and {other} are both given; name one of them")
         if self.types and self.type is None:
             raise InputError("mapping: type:VALUE needs the column that holds the values: type=COLUMN")
         if self.rows_are != "watch" and self.type is not None:
             raise InputError(
                 "mapping: rows_are and type are both given; name the one that tells a row's type"
             )
-        if self.watch_seconds is not None or self.watch_ms is not None:
-            return
-        if self.watch_ratio is not None and (self.video_seconds is not None or self.video_ms is not None):
-            return
-        if self.type is None and self.rows_are == "watch":
+        if self.rows_are != "watch" and self.rating is not None:
             raise InputError(
-                "mapping: a watch needs watch_seconds=COLUMN or watch_ms=COLUMN, or watch_ratio=COLUMN and "
-                "video_seconds=COLUMN; where the rows are not watches, say rows_are=like, favorite or share"
+                f"mapping: rating is for watches, where rows_are={self.rows_are}; drop one of them"
             )
+        if self.rating_max is not None and self.rating is None:
+            raise InputError("mapping: rating_max needs the column that holds the ratings: rating=COLUMN")
+        if self.numbered:
+            self._check_numbers()
 
     def check_header(self, header: Sequence[str], source: str) -> None:
         """Raises InputError, with `source` as the file's name, if the mapping names a column that is not
         there.
         """
         for name, column in self.columns().items():
-            if column not in header:
+            if column in header:
+                continue
+            told = f"{source}: there is no column {column!r}, which the mapping names as {name}"
+            if column.isdecimal() and header and header[-1].isdecimal():
+                raise InputError(f"{told}; the first line has {len(header)}, counted from 1")
+            raise InputError(f"{told}{did_you_mean(column, header)}")
+
+    def _check_numbers(self) -> None:
+        for name, column in self.columns().items():
+            if not column.isdecimal() or int(column) < 1:
                 raise InputError(
-                    f"{source}: there is no column {column!r}, which the mapping names as {name}"
-                    f"{did_you_mean(column, header)}"
+                    f"mapping: {name} is {column!r}, where a column of a file without a header is named by its "
+                    f"number from 1; if the file has a header line, say header=yes"
                 )
+        if self.layout == "sequences" and self.columns() != {"user": "1", "video": "2"}:
+            raise InputError(
+                "mapping: layout=sequences without a header is a user's id and the videos' ids in each line: "
+                "name no columns"
+            )
 
 
-_NOT_COLUMNS: Final = {"time_unit", "types", "rows_are"}
-_COLUMN_FIELDS: Final = tuple(f.name for f in fields(ColumnMapping) if f.name not in _NOT_COLUMNS)
-
-# The header of KuaiRand's logs (Gao et al., CIKM 2022). A follow is of the author, not of the video: no
-# favourite.
-KUAIRAND: Final = ColumnMapping(
-    user="user_id",
-    video="video_id",
-    time="time_ms",
-    time_unit="ms",
-    watch_ms="play_time_ms",
-    video_ms="duration_ms",
-    like="is_like",
-    share="is_forward",
+_EXCLUSIVE: Final = (
+    ("watch_seconds", "watch_ms"),
+    ("video_seconds", "video_ms"),
+    ("time", "order"),
+    ("rating", "watch_ratio"),
+    ("rating", "watch_seconds"),
+    ("rating", "watch_ms"),
 )
-
-# wire field -> field of the mapping, for logs whose columns are named as on the wire
-_WIRE_NAMES: Final = {
-    "event_id": "event_id",
-    "session_id": "session",
-    "type": "type",
-    "watch_seconds": "watch_seconds",
-    "watch_ratio": "watch_ratio",
-    "video_seconds": "video_seconds",
-    "channel": "channel",
-}
-
-
-def recognise(header: Sequence[str], source: str) -> ColumnMapping:
-    """The mapping of a log by its header alone: KuaiRand's, or columns named as the fields on the wire.
-
-    Raises InputError, with `source` as the file's name, if it is neither.
-    """
-    names = set(header)
-    if names >= set(KUAIRAND.columns().values()):
-        return KUAIRAND
-    if names >= {"user_id", "video_id", "timestamp_ms"}:
-        known = {target: name for name, target in _WIRE_NAMES.items() if name in names}
-        wire = ColumnMapping(user="user_id", video="video_id", time="timestamp_ms", time_unit="ms")
-        wire = replace(wire, **known)
-        try:
-            wire.check()
-        except InputError as error:
-            raise InputError(f"{source}: {error}") from None
-        return wire
-    raise InputError(
-        f"{source}: the columns {', '.join(header)} are not those of a known log; name yours by a mapping, "
-        f"such as user=COLUMN,video=COLUMN,time=COLUMN,watch_seconds=COLUMN"
-    )
-
-
-def parse_mapping(pairs: Iterable[str]) -> ColumnMapping:
-    """Read a mapping from `field=column` pairs, of which one string may hold several, separated by commas.
-
-    `user=userId,video=movieId,time=timestamp,type=action,type:play=watch,watch_seconds=sec`: the pair
-    type:VALUE=TYPE says which event a value of the type column is. Raises InputError naming the pair that is
-    wrong.
-    """
-    given: dict[str, str] = {}
-    types: dict[str, EventType] = {}
-    for pair in (part.strip() for text in pairs for part in text.split(",")):
-        if not pair:
-            continue
-        name, equals, value = (part.strip() for part in pair.partition("="))
-        if not equals or not value:
-            raise InputError(f"mapping: {pair!r} should read FIELD=COLUMN, such as user=user_id")
-        if name.startswith("type:"):
-            types[name.removeprefix("type:")] = _one_of(pair, value, EVENT_TYPES)
-        elif name == "rows_are":
-            given[name] = _one_of(pair, value, EVENT_TYPES)
-        elif name == "time_unit":
-            given[name] = _one_of(pair, value, TIME_UNITS)
-        elif name not in _COLUMN_FIELDS:
-            known = [*_COLUMN_FIELDS, *sorted(_NOT_COLUMNS - {"types"}), "type:VALUE"]
-            raise InputError(f"mapping: {name!r} is not a field{did_you_mean(name, known)}")
-        elif name in given:
-            raise InputError(f"mapping: {name} is given twice, as {given[name]!r} and as {value!r}")
-        else:
-            given[name] = value
-    missing = [name for name in ("user", "video", "time") if name not in given]
-    if missing:
-        raise InputError(f"mapping: {' and '.join(missing)} must be given: {missing[0]}=COLUMN")
-    mapping = ColumnMapping(types=types, **given)  # type: ignore[arg-type]
-    mapping.check()
-    return mapping
-
-
-def _one_of(pair: str, value: str, allowed: Sequence[str]) -> EventType:
-    if value not in allowed:
-        raise InputError(f"mapping: {pair!r} should be one of {', '.join(allowed)}")
-    return value  # type: ignore[return-value]
+OPTION_FIELDS: Final = ("time_unit", "rows_are", "rating_max", "layout", "header", "separator")
+COLUMN_FIELDS: Final = tuple(
+    f.name for f in fields(ColumnMapping) if f.name not in OPTION_FIELDS and f.name != "types"
+)

@@ -219,11 +219,10 @@ def test_a_watch_can_be_given_by_its_ratio(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        ("user=u,video=v", "time must be given"),
-        ("user=u,video=v,time=t", "a watch needs"),
+        ("user=u,time=t", "video must be given"),
         ("user=u,video=v,time=t,watch_second=s", "did you mean watch_seconds"),
         ("user=u,video=v,time=t,rows_are=view", "one of watch, like, favorite, share"),
-        ("user=u,video=v,time=t,time_unit=ns", "one of auto, ms, s, iso"),
+        ("user=u,video=v,time=t,time_unit=min", "one of auto, s, ms, us, ns, iso"),
         ("user=u,user=w,video=v,time=t", "user is given twice"),
         ("user=u,video=v,time=t,watch_seconds=s,watch_ms=m", "both given"),
         ("user=u,video=v,time=t,type:play=watch,watch_ms=m", "type=COLUMN"),
@@ -288,10 +287,11 @@ def test_an_invalid_line_is_named_by_file_line_field_and_value(tmp_path: Path, w
     [
         (b"", "holds nothing"),
         (b"\n \n", "holds nothing"),
-        (b"PAR1\0\0", "neither JSON lines nor CSV"),
+        (b"PAR1\0\0", "cannot be read as Parquet"),
+        (b"\x7fELF\0\0", "neither JSON lines, CSV"),
         (b"a,b,c\n1,2,3\n", "name yours by a mapping"),
         (gzip.compress(b"x" * 100_000)[:-20], "cannot be read"),
-        (b"user_id,video_id,timestamp_ms\na,b,1\n", "a watch needs"),
+        (b"user_id,video_id,timestamp_ms\na,b,1\n", "says what the rows are"),
     ],
 )
 def test_a_file_of_no_known_format_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
