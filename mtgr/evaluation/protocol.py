@@ -24,12 +24,16 @@ _NOUNS: Final[dict[Target, str]] = {"watch": "watched videos", "long-view": "lon
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One prediction to make: the video that a user went on to, from the events known before it."""
+    """One prediction to make: the video that a user went on to at `timestamp_ms`, from the events known before it.
+
+    asked_ms: when the list is asked for, which is the target's time, or the cut where histories end at one.
+    """
 
     user_id: str
     history: History
     video_id: str
     timestamp_ms: int
+    asked_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,7 @@ class TimeSplit(Struct, frozen=True, kw_only=True, tag_field="split", tag="time"
         seen = set(known.video_ids) if self.exclude_seen else set()
         for place in places.tolist():
             if history.video_ids[place] not in seen:
-                return replace(_case(user, history, place), history=known)
+                return replace(_case(user, history, place), history=known, asked_ms=cut_ms)
         return None
 
 
@@ -170,7 +174,8 @@ def parse_moment(text: str) -> int:
 
 def _case(user: str, history: History, place: int) -> Case:
     before = History(history.records[:place], history.video_ids[:place])
-    return Case(user, before, history.video_ids[place], int(history.records["timestamp_ms"][place]))
+    time_ms = int(history.records["timestamp_ms"][place])
+    return Case(user, before, history.video_ids[place], time_ms, time_ms)
 
 
 def _before(history: History, cut_ms: int) -> History:

@@ -14,6 +14,7 @@ from mtgr.catalog import Catalog
 from mtgr.config import ModelConfig
 from mtgr.errors import InputError
 from mtgr.evaluation.metrics import NO_ITEM
+from mtgr.evaluation.profiles import ProfileTimeline
 from mtgr.evaluation.protocol import Case
 from mtgr.evaluation.rankings import OnProgress, Rankings, rank_lists
 from mtgr.history import History
@@ -24,9 +25,6 @@ SCORE_TOLERANCE: Final = 1e-4
 """Log-probabilities nearer than this count as equal: sums in another order differ in the last digits."""
 
 _REQUESTS: Final = 1024  # in one call of a generator
-
-Profiles = Mapping[str, Mapping[str, Any]]
-"""User -> attributes, for the users of whom some are known."""
 
 
 def held_history(history: History, config: ModelConfig) -> History:
@@ -58,14 +56,14 @@ class ReferenceScorer:
         catalog: Catalog,
         *,
         exclude_seen: bool = True,
-        profiles: Profiles | None = None,
+        profiles: ProfileTimeline | None = None,
     ) -> None:
         """With `exclude_seen` the videos of the sequence that a daemon would hold have no share."""
         self._model: Final = model
         self._config: Final = config
         self._catalog: Final = catalog
         self._exclude_seen: Final = exclude_seen
-        self._profiles: Final = profiles or {}
+        self._profiles: Final = ProfileTimeline() if profiles is None else profiles
 
     def scores(self, cases: Sequence[Case]) -> npt.NDArray[np.float32]:
         """(cases, videos of the catalog), -inf for seen videos where they are excluded."""
@@ -74,7 +72,7 @@ class ReferenceScorer:
         scores = np.empty((len(cases), size), np.float32)
         for places in length_batches([len(history) + 1 for history in held], self._config):
             histories = [held[place] for place in places]
-            profiles = [self._profiles.get(cases[place].user_id, {}) for place in places]
+            profiles = [self._profiles.at(cases[place].user_id, cases[place].asked_ms) for place in places]
             scores[places] = self._model.scores(histories, profiles)
         if self._exclude_seen:
             for row, history in zip(scores, held, strict=True):
@@ -88,7 +86,11 @@ class ReferenceScorer:
 
 
 def list_requests(
-    cases: Sequence[Case], config: ModelConfig, catalog: Catalog, k: int, profiles: Profiles | None = None
+    cases: Sequence[Case],
+    config: ModelConfig,
+    catalog: Catalog,
+    k: int,
+    profiles: ProfileTimeline | None = None,
 ) -> list[ListRequest]:
     """The requests by which a daemon would ask for lists at these cases, one for each.
 
@@ -96,6 +98,7 @@ def list_requests(
     videos are asked for, so that k are left when all videos of the user's past are taken out; a user who has seen
     the whole catalog is asked none for.
     """
+    known = ProfileTimeline() if profiles is None else profiles
     requests = []
     for case in cases:
         held = held_history(case.history, config)
@@ -108,7 +111,7 @@ def list_requests(
                 held.records.tobytes(),
                 "".join(held.video_ids).encode(),
                 min(k + len(forgotten), left),
-                profile=pack_attributes((profiles or {}).get(case.user_id, {})),
+                profile=pack_attributes(known.at(case.user_id, case.asked_ms)),
             )
         )
     return requests

@@ -50,7 +50,7 @@ def test_leave_one_out_tests_the_last_and_validates_by_the_one_before() -> None:
     assert _told(split.validation) == {"ann": ("ab", "c"), "bob": ("b", "c")}
     assert _videos(split.training) == {"ann": "ab", "bob": "b"}
     assert _videos(split.known) == {"ann": "abc", "bob": "bc"}
-    assert [case.timestamp_ms for case in split.test] == [4, 3]
+    assert [(case.timestamp_ms, case.asked_ms) for case in split.test] == [(4, 4), (3, 3)]
 
 
 def test_a_target_is_a_video_that_a_list_could_hold() -> None:
@@ -114,6 +114,8 @@ def test_a_time_split_tests_the_first_new_video_after_the_cut() -> None:
     assert _told(split.test) == {"ann": ("abc", "d")}, "bob did no more, and nothing is known of eve"
     assert _videos(split.training) == {"ann": "a", "bob": "a"}
     assert _told(split.validation) == {"ann": ("a", "b"), "bob": ("a", "b")}
+
+    assert [(case.timestamp_ms, case.asked_ms) for case in split.test] == [(1 + 5 * HOUR_MS, cut)]
 
     live = msgspec.structs.replace(frozen, frozen=False).split(log)
     assert _told(live.test) == {"ann": ("abcab", "d"), "eve": ("z", "a")}

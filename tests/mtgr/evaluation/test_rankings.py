@@ -25,7 +25,7 @@ INDEX_OF = {video: index for index, video in enumerate(CATALOG)} | {"not in the 
 
 def _case(user: str, videos: Sequence[str], target: str) -> Case:
     events = [watch(user, str(number), video) for number, video in enumerate(videos)]
-    return Case(user, History.from_events(events), target, 0)
+    return Case(user, History.from_events(events), target, 0, 0)
 
 
 class _Planted:

@@ -36,7 +36,7 @@ def _cases(*lengths: int) -> list[Case]:
     cases = []
     for number, length in enumerate(lengths):
         events = EventMaker(number, [f"u{number}"]).take(length)
-        cases.append(Case(f"u{number}", History.from_events(events), f"v{number}", 0))
+        cases.append(Case(f"u{number}", History.from_events(events), f"v{number}", 0, 0))
     return cases
 
 
@@ -95,7 +95,7 @@ async def test_who_has_seen_everything_gets_an_empty_list(items: int, tmp_path: 
     recommender = ReferenceRecommender(random_checkpoint(tmp_path / "few", max_events=32, n_items=items))
     config, catalog = recommender.checkpoint.config, recommender.checkpoint.catalog
     history = History.from_events([watch("u", str(number), f"v{number}") for number in range(items)])
-    case = Case("u", history, "v0", 0)
+    case = Case("u", history, "v0", 0, 0)
     index_of = {video: index for index, video in enumerate(catalog.video_ids)}
     full = rank_all([case], ReferenceScorer(recommender, config, catalog), index_of, items, 3)
     requests = list_requests([case], config, catalog, 3)
