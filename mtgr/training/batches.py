@@ -1,9 +1,8 @@
-"""Batches of windows by a budget of tokens, the like-long together so that little is padding."""
+"""Batches of windows by a budget of tokens, joined so that nothing is padded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -13,33 +12,29 @@ from torch import Tensor
 from mtgr.catalog import Catalog
 from mtgr.config import ModelConfig
 from mtgr.features import write_video
+from mtgr.model.jagged import Layout
 from mtgr.training.options import TrainingOptions
 from mtgr.training.windows import NO_TARGET, Windows
-
-_POOL_BATCHES: Final = (
-    32  # windows are sorted by length inside pools this large: random enough, little padding
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Windows padded on the right.
+    """Joined windows.
 
-    rows: (B, L, lanes) float32; token_ids: (B, L) int64, padded with the profile's id; targets: (B, L) int64,
-    NO_TARGET where nothing is predicted.
+    rows: (T, lanes) float32; token_ids: (T,) int64; layout: how they are taken apart; places: (M,) int64, the
+    tokens from which something is predicted; owners: (M,) int64, their windows; targets: (M,) int64.
     """
 
     rows: Tensor
     token_ids: Tensor
+    layout: Layout
+    places: Tensor
+    owners: Tensor
     targets: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        """The batch on a device."""
-        return Batch(self.rows.to(device), self.token_ids.to(device), self.targets.to(device))
 
 
 class Batcher:
-    """Draws the windows of an epoch in random batches of at most `batch_tokens` tokens, padding included."""
+    """Draws the windows of an epoch in random batches of at most `batch_tokens` tokens."""
 
     def __init__(
         self,
@@ -61,33 +56,34 @@ class Batcher:
         """The window numbers of each batch of one epoch, in random order."""
         lengths = self._windows.lengths
         order = self._random.permutation(len(lengths))
-        pools = np.cumsum(lengths[order]) // (self._batch_tokens * _POOL_BATCHES)
-        order = order[np.lexsort((lengths[order], pools))]
         batches = []
-        begin = 0
-        for place in range(1, len(order) + 1):
-            longest = max(lengths[order[begin]], lengths[order[place]]) if place < len(order) else 0
-            if place == len(order) or (place + 1 - begin) * longest > self._batch_tokens:
+        begin, tokens = 0, 0
+        for place, length in enumerate(lengths[order].tolist()):
+            if place > begin and tokens + length > self._batch_tokens:
                 batches.append(order[begin:place])
-                begin = place
-        self._random.shuffle(batches)
-        return batches
+                begin, tokens = place, 0
+            tokens += length
+        return [*batches, order[begin:]]
 
-    def batch(self, chosen: npt.NDArray[np.int64]) -> Batch:
-        """These windows, padded; some of their events show the video's bucket, to give the bucket a meaning."""
+    def batch(self, chosen: npt.NDArray[np.int64], device: torch.device) -> Batch:
+        """These windows, joined; some of their events show the video's bucket, to give the bucket a meaning."""
         windows = self._windows
         lengths = windows.lengths[chosen]
-        longest = int(lengths.max())
-        real = np.arange(longest) < lengths[:, None]  # (B, L)
-        places = (windows.starts[chosen][:, None] + np.arange(longest))[real]
-        rows = np.zeros((*real.shape, windows.rows.shape[1]), np.float32)
-        token_ids = np.full(real.shape, self._config.profile_id, np.int64)
-        targets = np.full(real.shape, NO_TARGET, np.int64)
-        rows[real] = windows.rows[places]
-        token_ids[real] = windows.token_ids[places]
-        targets[real] = windows.targets[places]
-        hidden = (token_ids < self._config.n_items) & (self._random.random(real.shape) < self._unknown_share)
+        ends = np.cumsum(lengths)
+        taken = np.arange(ends[-1]) + np.repeat(windows.starts[chosen] - ends + lengths, lengths)
+        rows = windows.rows[taken]
+        token_ids = windows.token_ids[taken]
+        hidden = (token_ids < self._config.n_items) & (self._random.random(len(taken)) < self._unknown_share)
         shown = rows[hidden]
         write_video(shown, self._buckets[token_ids[hidden]])
         rows[hidden] = shown
-        return Batch(torch.from_numpy(rows), torch.from_numpy(token_ids), torch.from_numpy(targets))
+        targets = windows.targets[taken]
+        places = np.flatnonzero(targets != NO_TARGET)
+        return Batch(
+            rows=torch.from_numpy(rows).to(device),
+            token_ids=torch.from_numpy(token_ids).to(device),
+            layout=Layout.of(lengths, device),
+            places=torch.from_numpy(places).to(device),
+            owners=torch.from_numpy(np.searchsorted(ends, places, side="right")).to(device),
+            targets=torch.from_numpy(targets[places]).to(device),
+        )

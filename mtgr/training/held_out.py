@@ -14,8 +14,8 @@ from torch import Tensor
 from mtgr.catalog import Catalog
 from mtgr.config import ModelConfig
 from mtgr.features import EncodedHistories, RowEncoder
+from mtgr.model.jagged import Layout, length_batches
 from mtgr.model.mtgr import MTGR
-from mtgr.model.padding import length_batches, pad_rows
 from mtgr.training.windows import HeldOut
 
 LIST_LENGTH: Final = 10
@@ -45,9 +45,9 @@ class HeldOutTest:
         """The accuracy of a model that lies on the device."""
 
         def logits(encoded: EncodedHistories) -> Tensor:
-            hidden = model(pad_rows(encoded.rows, encoded.lengths).to(device))
-            last = torch.from_numpy(encoded.lengths).to(device) - 1
-            return model.logits(hidden[torch.arange(len(last), device=device), last]).cpu()
+            layout = Layout.of(encoded.lengths, device)
+            hidden = model(torch.from_numpy(encoded.rows).to(device), layout)
+            return model.logits(hidden[layout.last]).cpu()
 
         was_training = model.training
         model.eval()

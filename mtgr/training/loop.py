@@ -75,10 +75,10 @@ class TrainingLoop:
             plan = self._batcher.plan()
             steps = self.step + len(plan) * (self._n_epochs - epoch)
             for place, windows in enumerate(plan):
-                batch = self._batcher.batch(windows).to(self._device)
+                batch = self._batcher.batch(windows, self._device)
                 done = max(self.step / steps, (time.monotonic() - began) / max_seconds)
                 loss = self._take_step(batch, self._rate_at(done, steps))
-                tokens += batch.token_ids.numel()
+                tokens += len(batch.token_ids)
                 mean = loss if self.step == 1 else _LOSS_MEMORY * mean + (1 - _LOSS_MEMORY) * loss
                 self.epochs = epoch + (place + 1) / len(plan)
                 spent = time.monotonic() - began

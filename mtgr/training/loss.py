@@ -8,7 +8,6 @@ from torch.nn import functional
 
 from mtgr.model.mtgr import MTGR
 from mtgr.training.batches import Batch
-from mtgr.training.windows import NO_TARGET
 
 
 class SampledSoftmax:
@@ -29,26 +28,31 @@ class SampledSoftmax:
 
     def __call__(self, model: MTGR, batch: Batch, generator: torch.Generator) -> Tensor:
         """The mean loss over the batch's targets; the draws come from the generator, which is on the CPU."""
-        owners, places = torch.nonzero(batch.targets != NO_TARGET, as_tuple=True)
-        queries = model.head.query(model(batch.rows)[owners, places])  # (T, d)
-        targets = model.embeddings.video(batch.targets[owners, places])  # (T, d)
-        positives = (queries * functional.normalize(targets, dim=-1)).sum(-1)  # (T,)
+        queries = model.head.query(model(batch.rows, batch.layout)[batch.places])  # (M, d)
+        targets = model.head.key(model.embeddings.video(batch.targets))  # (M, d)
+        positives = (queries * targets).sum(-1)  # (M,)
 
         drawn = torch.multinomial(self._chances, self._n_negatives, replacement=True, generator=generator)
         correction = self._correction[drawn].to(queries.device)
         drawn = drawn.to(queries.device)  # (C,)
-        videos = functional.normalize(model.embeddings.video(drawn), dim=-1)
-        logits = torch.addmm(correction, queries, videos.T)  # (T, C)
-        in_window = _in_window(batch.token_ids, drawn, model.config.vocab_size)
-        logits = logits.masked_fill_(in_window[owners], -torch.inf)
+        if model.head.bias is not None:
+            positives = positives + model.head.bias[batch.targets]
+            correction = correction + model.head.bias[drawn]
+        videos = model.head.key(model.embeddings.video(drawn))
+        logits = torch.addmm(correction, queries, videos.T)  # (M, C)
+        in_window = _in_window(batch, drawn, model.config.vocab_size)
+        logits = logits.masked_fill_(in_window[batch.owners], -torch.inf)
         # -log(e^p / (e^p + sum of e^negatives))
         return functional.softplus(logits.logsumexp(-1) - positives).mean()
 
 
-def _in_window(token_ids: Tensor, drawn: Tensor, n_ids: int) -> Tensor:
-    """(B, C) whether a drawn video stands in a window; token_ids: (B, L) below n_ids, drawn: (C,)."""
+def _in_window(batch: Batch, drawn: Tensor, n_ids: int) -> Tensor:
+    """(B, C) whether a drawn video stands in a window; drawn: (C,)."""
     distinct, column = torch.unique(drawn, return_inverse=True)
     column_of = torch.full((n_ids,), len(distinct), device=drawn.device)
     column_of[distinct] = torch.arange(len(distinct), device=drawn.device)
-    held = torch.zeros(len(token_ids), len(distinct) + 1, dtype=torch.bool, device=drawn.device)
-    return held.scatter_(1, column_of[token_ids], True)[:, column]
+    windows = torch.arange(len(batch.layout.lengths), device=drawn.device)
+    lengths = torch.from_numpy(batch.layout.lengths).to(drawn.device)
+    held = torch.zeros(len(windows), len(distinct) + 1, dtype=torch.bool, device=drawn.device)
+    held[torch.repeat_interleave(windows, lengths), column_of[batch.token_ids]] = True
+    return held[:, column]

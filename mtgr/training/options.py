@@ -13,7 +13,7 @@ class TrainingOptions(Struct, frozen=True, kw_only=True):
 
     epochs: int = 6
     batch_tokens: int | None = None
-    """Tokens of a batch, padding included; without it four of the longest sequences: many small steps learn
+    """Tokens of a batch; without it four of the longest sequences: many small steps learn
     more in the same time than few large ones."""
     learning_rate: float | None = None
     """Of AdamW after the warm-up; without it, 0.004 at width 64 and falling with the root of the width."""

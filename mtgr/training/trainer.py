@@ -59,7 +59,7 @@ def train(
     started = time.monotonic()
     device = choose_device(options.device)
     log = EventLog.collect(events)
-    catalog = log.catalog(config.unknown_buckets)
+    catalog = log.catalog(config.unknown_buckets, config.spare_items)
     config = config.replace(n_items=len(catalog))
     histories, tests = hold_out(log, config, catalog)
     windows = make_windows(histories, config, catalog)
@@ -73,7 +73,9 @@ def train(
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        model = MTGR(config).to(device)
+        model = MTGR(config)
+    model.embeddings.video.describe(catalog, {}, config)
+    model.to(device)
     batcher = Batcher(windows, catalog, config, options, random)
     loop = TrainingLoop(model, batcher, torch.from_numpy(target_counts), options, device)
     limit = math.inf if options.max_seconds is None else options.max_seconds * (1 - _TEST_SHARE)
