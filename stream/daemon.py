@@ -199,6 +199,7 @@ class Daemon:
                 ),
                 max_events=max_events,
                 list_length=settings.generator.list_length,
+                strategy=settings.generator.strategy,
                 max_event_bytes=settings.stream.max_event_bytes,
                 cache_bytes=settings.state.cache_mebibytes * _MIB,
                 model=ModelVersion(model.name, model.version),

@@ -11,11 +11,11 @@ from aiokafka import TopicPartition
 from msgspec import Struct
 
 from mtgr.config import capacity
-from mtgr.requests import ListRequest, ListResult
+from mtgr.requests import ListRequest, ListResult, Strategy
 from schemas.codecs import CONTENT_TYPE_HEADER, decode_event
 from schemas.dead_letters import REPLAYED_HEADER
 from schemas.errors import Stage, UndecodableEvent
-from schemas.events import Favorite, Like, Share, Watch
+from schemas.events import Favorite, Like, Profile, Share, Watch
 from schemas.lists import ModelVersion, RecommendationList, RecommendedVideo, TriggerEvent
 from stream.dead_letters import DeadRecord
 from stream.sequences import Change, UserState, list_id
@@ -23,7 +23,7 @@ from stream.state import StateCache, StateStore
 from stream.triggers import TriggerQueue, TriggerRules
 
 _TRACEPARENT: Final = "traceparent"
-_TAGS: Final = {kind: str(kind.__struct_config__.tag) for kind in (Watch, Like, Favorite, Share)}
+_TAGS: Final = {kind: str(kind.__struct_config__.tag) for kind in (Watch, Like, Favorite, Share, Profile)}
 
 
 class Phase(enum.Enum):
@@ -51,6 +51,7 @@ class PartitionSettings(Struct, frozen=True):
     rules: TriggerRules
     max_events: int
     list_length: int
+    strategy: Strategy
     max_event_bytes: int
     cache_bytes: int
     model: ModelVersion
@@ -87,7 +88,7 @@ class FoldCounts(Struct):
     """What a batch of records turned out to be."""
 
     events: dict[str, int]
-    """Valid events by type, those already folded in included."""
+    """Valid events by type, duplicates included."""
     dead: dict[Stage, int]
     duplicates: int = 0
 
@@ -138,7 +139,7 @@ class Partition:
         max_bytes = self._settings.max_event_bytes
         tags = _TAGS
         get_state, note, dirty = self.cache.get, self.triggers.note, self._dirty
-        nbytes = 0
+        nbytes = profile_bytes = 0
         for record in records:
             value = record.value
             content_type = traceparent = None
@@ -169,6 +170,13 @@ class Partition:
             state = get_state(user_id)
             if record.offset <= state.offset:
                 continue  # folded in before a restart that came between its commit and the offset's
+            if isinstance(event, Profile):
+                if state.fold_profile(event):
+                    dirty[user_id] = state
+                    profile_bytes += len(state.profile)
+                else:
+                    counts.duplicates += 1
+                continue
             folded = state.fold(event, record.offset, record.timestamp, traceparent, max_events)
             if folded or (replayed and state.owe_again(event.event_id, record.offset, record.timestamp)):
                 dirty[user_id] = state
@@ -179,7 +187,7 @@ class Partition:
             self.next_offset = records[-1].offset + 1
         self._folded_bytes += nbytes
         self.uncommitted_bytes += nbytes
-        self.cache.grew(40 * len(records))
+        self.cache.grew(40 * len(records) + profile_bytes)
         return counts
 
     def take_due(self, now: float) -> PendingList | None:
@@ -196,7 +204,14 @@ class Partition:
         self.idle.clear()
         return PendingList(
             state,
-            ListRequest(user_id, bytes(state.records), bytes(state.videos), self._settings.list_length),
+            ListRequest(
+                user_id,
+                bytes(state.records),
+                bytes(state.videos),
+                self._settings.list_length,
+                self._settings.strategy,
+                state.profile,
+            ),
             state.session_id,
             TriggerEvent(self.tp.topic, self.tp.partition, state.offset, state.event_id, state.timestamp_ms),
             state.traceparent,

@@ -3,27 +3,31 @@
 A sequence is a run of packed records (mtgr.history) in blocks of BLOCK_EVENTS. A full block is sealed: it never
 changes again and is stored under a key of its own. What still grows (the tail block) is stored with the facts about
 the whole sequence under the user's key. One event therefore rewrites one block at most, however long the history.
+
+What is known of the user besides (the profile) changes seldom and is stored under a third key, only when it does.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 from xxhash import xxh3_64_digest, xxh3_128_hexdigest
 
+from mtgr.attributes import pack_attributes
 from mtgr.config import BLOCK_EVENTS, capacity
 from mtgr.history import RECORD_BYTES, RECORD_DTYPE, pack_event
-from schemas.events import Event
+from schemas.events import Interaction, Profile
 from stream.errors import Fatal
 
 _BLOCK_BYTES: Final = BLOCK_EVENTS * RECORD_BYTES
 _TAIL_PREFIX: Final = b"t"
 _BLOCK_PREFIX: Final = b"b"
+_PROFILE_PREFIX: Final = b"p"
 _pack_number: Final = struct.Struct(">I").pack
 
 Change = tuple[bytes, bytes | None]
@@ -38,6 +42,11 @@ def tail_key(user_id: str) -> bytes:
 def block_key(user_id: str, number: int) -> bytes:
     """The key of a sealed block; its fixed-length suffix keeps keys of different users apart."""
     return _BLOCK_PREFIX + user_id.encode() + _pack_number(number)
+
+
+def profile_key(user_id: str) -> bytes:
+    """The key of a user's profile."""
+    return _PROFILE_PREFIX + user_id.encode()
 
 
 def user_of_tail_key(key: bytes) -> str | None:
@@ -65,11 +74,28 @@ class Tail(Struct, frozen=True, array_like=True):
     traceparent: bytes | None
     records: bytes
     videos: bytes
+    has_profile: bool
 
 
-_VERSION: Final = 1
-_encode_tail = msgspec.msgpack.Encoder().encode
+class StoredProfile(Struct, frozen=True, array_like=True):
+    """What is stored of a profile: attributes as `mtgr.attributes.pack_attributes` packs them, and since when."""
+
+    version: int
+    timestamp_ms: int
+    attributes: bytes
+
+
+class _Versioned(Struct, frozen=True, array_like=True):
+    version: int
+
+
+_Stored = TypeVar("_Stored")
+
+_VERSION: Final = 2
+_encode = msgspec.msgpack.Encoder().encode
+_decode_version = msgspec.msgpack.Decoder(_Versioned).decode
 _decode_tail = msgspec.msgpack.Decoder(Tail).decode
+_decode_profile = msgspec.msgpack.Decoder(StoredProfile).decode
 
 
 class CorruptState(Fatal):
@@ -78,24 +104,36 @@ class CorruptState(Fatal):
 
 def read_tail(value: bytes) -> Tail:
     """Decode a tail record; raises CorruptState if it is none or of another version."""
+    return _read(value, _decode_tail, "tail record")
+
+
+def _read(value: bytes, decode: Callable[[bytes], _Stored], noun: str) -> _Stored:
     try:
-        tail = _decode_tail(value)
+        version = _decode_version(value).version  # first: another version may have other fields
+        if version != _VERSION:
+            raise CorruptState(f"{noun} has version {version}, this program reads {_VERSION}")
+        return decode(value)
     except msgspec.MsgspecError as error:
-        raise CorruptState(f"tail record of {len(value)} bytes: {error}") from error
-    if tail.version != _VERSION:
-        raise CorruptState(f"tail record has version {tail.version}, this program reads {_VERSION}")
-    return tail
+        raise CorruptState(f"{noun} of {len(value)} bytes: {error}") from error
+
+
+def stored_keys(user_id: str, tail: Tail) -> list[bytes]:
+    """The keys of what is stored of a user beside the tail record, for `UserState.from_store`."""
+    keys = [block_key(user_id, tail.first_block + number) for number in range(tail.sealed_blocks)]
+    return [*keys, profile_key(user_id)] if tail.has_profile else keys
 
 
 class UserState:
-    """One user's sequence and what that user is owed.
+    """One user's sequence, what is known of the user besides, and what the user is owed.
 
     `unserved` counts the events folded in since the last published list: the user is owed a list while it is above
     zero. `asked` of them are in the list being made. `offset` is the source offset of the last event folded in.
+    `profile` holds packed attributes, empty for a user of whom nothing is known.
     """
 
     __slots__ = (
         "_dropped",
+        "_profile_changed",
         "_sealed",
         "_tail_videos",
         "asked",
@@ -103,6 +141,8 @@ class UserState:
         "event_id",
         "first_block",
         "offset",
+        "profile",
+        "profile_ms",
         "records",
         "session_id",
         "since_asked_ms",
@@ -129,11 +169,14 @@ class UserState:
         self.timestamp_ms = 0
         self.session_id: str | None = None
         self.traceparent: bytes | None = None
+        self.profile = b""
+        self.profile_ms = -1  # of the event that told the profile; none has yet
         self.dirty = False  # changed since the last call of changes()
         self.writing = 0  # calls of changes() whose result is not yet in the store
         self._tail_videos = 0  # where the tail block's video ids begin in videos
         self._sealed: list[tuple[int, bytes]] = []
         self._dropped: list[int] = []
+        self._profile_changed = False
 
     def __len__(self) -> int:
         return len(self.records) // RECORD_BYTES
@@ -146,10 +189,10 @@ class UserState:
     @property
     def nbytes(self) -> int:
         """Roughly the memory this state takes."""
-        return 700 + len(self.records) + len(self.videos)
+        return 700 + len(self.records) + len(self.videos) + len(self.profile)
 
     def fold(
-        self, event: Event, offset: int, arrived_ms: int, traceparent: bytes | None, max_events: int
+        self, event: Interaction, offset: int, arrived_ms: int, traceparent: bytes | None, max_events: int
     ) -> bool:
         """Append one event; False, and nothing appended, if the sequence already holds its event_id.
 
@@ -180,6 +223,21 @@ class UserState:
             self._seal()
         if len(records) > capacity(max_events) * RECORD_BYTES:
             self.cut(max_events)
+        return True
+
+    def fold_profile(self, event: Profile) -> bool:
+        """Take what is known of the user now; False if it is older than what is held, or no other.
+
+        No list is owed for it: the next one is made with it.
+        """
+        if event.timestamp_ms < self.profile_ms:
+            return False
+        profile = pack_attributes(event.attributes)
+        if profile == self.profile and event.timestamp_ms == self.profile_ms:
+            return False
+        self.profile = profile
+        self.profile_ms = event.timestamp_ms
+        self.dirty = self._profile_changed = True
         return True
 
     def owe_again(self, event_id: str, offset: int, arrived_ms: int) -> bool:
@@ -243,7 +301,7 @@ class UserState:
         """What must be written so that the store holds this state; marks it clean, and as being written.
 
         The order matters: the changelog takes the changes one after another, and a crash may cut them anywhere. A tail
-        record never stands before the blocks it names, nor a block's deletion before the tail that names it no more.
+        record never stands before what it names, nor a block's deletion before the tail that names it no more.
         """
         user = self.user_id
         sealed, self._sealed = self._sealed, []
@@ -253,10 +311,13 @@ class UserState:
         for number, block in sealed:
             if number >= self.first_block:
                 yield block_key(user, number), block
+        if self._profile_changed:
+            self._profile_changed = False
+            yield profile_key(user), _encode(StoredProfile(_VERSION, self.profile_ms, self.profile))
         sealed_blocks = len(self.records) // _BLOCK_BYTES
         yield (
             tail_key(user),
-            _encode_tail(
+            _encode(
                 Tail(
                     _VERSION,
                     self.first_block,
@@ -270,6 +331,7 @@ class UserState:
                     self.traceparent,
                     bytes(self.records[sealed_blocks * _BLOCK_BYTES :]),
                     bytes(self.videos[self._tail_videos :]),
+                    self.profile_ms >= 0,
                 )
             ),
         )
@@ -277,13 +339,18 @@ class UserState:
             yield block_key(user, number), None
 
     @classmethod
-    def from_store(cls, user_id: str, tail: Tail, blocks: list[bytes | None]) -> UserState:
-        """Rebuild a state from its tail record and its sealed blocks, oldest first.
+    def from_store(cls, user_id: str, tail: Tail, values: list[bytes | None]) -> UserState:
+        """Rebuild a state from its tail record and what is stored under its `stored_keys`, in their order.
 
-        Raises CorruptState if a block is missing or is not what the tail record says.
+        Raises CorruptState if one of them is missing or is not what the tail record says.
         """
         state = cls(user_id)
-        for number, block in enumerate(blocks, tail.first_block):
+        if len(values) != tail.sealed_blocks + tail.has_profile:
+            raise CorruptState(
+                f"user {user_id!r}: {len(values)} values beside the tail record, which tells of "
+                f"{tail.sealed_blocks} blocks and {'a' if tail.has_profile else 'no'} profile"
+            )
+        for number, block in enumerate(values[: tail.sealed_blocks], tail.first_block):
             if block is None or len(block) < _BLOCK_BYTES:
                 raise CorruptState(f"user {user_id!r}: block {number} is missing or torn")
             state.records += block[:_BLOCK_BYTES]
@@ -291,10 +358,13 @@ class UserState:
         state._tail_videos = len(state.videos)
         state.records += tail.records
         state.videos += tail.videos
-        if len(blocks) != tail.sealed_blocks or len(tail.records) % RECORD_BYTES:
-            raise CorruptState(f"user {user_id!r}: {len(blocks)} blocks, {tail.sealed_blocks} recorded")
-        if _video_bytes(bytes(state.records)) != len(state.videos):
+        if len(tail.records) % RECORD_BYTES or _video_bytes(bytes(state.records)) != len(state.videos):
             raise CorruptState(f"user {user_id!r}: records and video ids do not belong together")
+        if tail.has_profile:
+            if (value := values[-1]) is None:
+                raise CorruptState(f"user {user_id!r}: the profile is missing")
+            profile = _read(value, _decode_profile, f"user {user_id!r}: profile")
+            state.profile, state.profile_ms = profile.attributes, profile.timestamp_ms
         state.first_block = tail.first_block
         state.offset = tail.offset
         state.unserved = tail.unserved

@@ -27,7 +27,15 @@ from rocksdict import (
     WriteOptions,
 )
 
-from stream.sequences import Change, CorruptState, UserState, block_key, read_tail, tail_key, user_of_tail_key
+from stream.sequences import (
+    Change,
+    CorruptState,
+    UserState,
+    read_tail,
+    stored_keys,
+    tail_key,
+    user_of_tail_key,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -110,7 +118,7 @@ class RocksStore:
             if value is None:
                 return None
             tail = read_tail(value)
-            keys = [block_key(user_id, tail.first_block + i) for i in range(tail.sealed_blocks)]
+            keys = stored_keys(user_id, tail)
             return UserState.from_store(user_id, tail, self._db.get(keys) if keys else [])
         except Exception as error:
             raise self._unreadable(error) from error

@@ -12,7 +12,7 @@ from typing import Final
 from rich.console import Console
 from rich.live import Live
 
-from schemas.events import Event
+from schemas.events import Event, Interaction
 from schemas.lists import RecommendationList
 from stream.demo.ledger import Arrival
 from stream.tools.list_table import cached_share, list_table
@@ -65,7 +65,7 @@ class Screen:
 
     def _followed(self, each: RecommendationList) -> str:
         event = self._events.get(each.trigger.event_id)
-        if event is None:
+        if not isinstance(event, Interaction):
             return ""
         return f"{_VERBS[str(type(event).__struct_config__.tag)]} {event.video_id}"
 

@@ -15,7 +15,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-_EVENT_TYPES: Final = ("watch", "like", "favorite", "share")
+_EVENT_TYPES: Final = ("watch", "like", "favorite", "share", "profile")
 _LATENCIES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0)
 _COMMIT_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _RESTORE_SECONDS: Final = (0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
@@ -50,9 +50,11 @@ class Metrics:
         GCCollector(registry=self.registry)
 
         self.events = _Counters(
-            self._counter("events", "Events folded into users' sequences.", "type"), _EVENT_TYPES
+            self._counter("events", "Valid events read, duplicates included.", "type"), _EVENT_TYPES
         )
-        self.duplicates = self._counter("duplicates", "Events that were already in their user's sequence.")
+        self.duplicates = self._counter(
+            "duplicates", "Events that changed nothing: in their user's sequence already, or an old profile."
+        )
         self.dead_letters = _Counters(
             self._counter("dead_letters", "Records sent to the dead-letter topic.", "stage")
         )

@@ -9,7 +9,7 @@ from typing import Final
 from rich.table import Table
 from rich.text import Text
 
-from schemas.events import Event
+from schemas.events import Event, Interaction
 from schemas.lists import RecommendationList
 
 _TOP: Final = 5
@@ -46,7 +46,7 @@ def cached_share(each: RecommendationList) -> float:
 
 
 def _event(event: Event | None) -> Text:
-    if event is None:
+    if not isinstance(event, Interaction):
         return Text("")
     kind = str(type(event).__struct_config__.tag)
     return Text.assemble((event.video_id, "cyan"), " ", ("watched" if kind == "watch" else f"{kind}d", "dim"))

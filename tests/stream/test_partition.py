@@ -16,9 +16,20 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from partitions import MAX_EVENTS, Record, like, likes, partition_settings, record_of, result, running
+from partitions import (
+    MAX_EVENTS,
+    Record,
+    like,
+    likes,
+    partition_settings,
+    profile,
+    record_of,
+    result,
+    running,
+)
 from strategies import events, identifiers
 
+from mtgr.attributes import pack_attributes, unpack_attributes
 from mtgr.history import History, event_digest
 from mtgr.requests import ListResult
 from schemas.codecs import encode_event
@@ -186,6 +197,24 @@ def test_records_read_again_are_skipped() -> None:
     assert counts.duplicates == 0
     assert again.owed == 0
     assert len(again.cache.get("u")) == 5
+
+
+def test_a_profile_goes_into_the_next_list_and_asks_for_none() -> None:
+    """A profile makes nobody due; the list after the next event is made with it, by the strategy that is set."""
+    partition = running(strategy="slate")
+    counts = partition.fold([record_of(profile("u", 5, age=30), 0)], 0.0)
+    assert (counts.events, counts.duplicates) == ({"profile": 1}, 0)
+    assert (partition.owed, partition.take_due(9.0)) == (0, None)
+    profiles = [profile("u", 4, age=29), profile("u", 5, age=30), profile("u", 6, age=31)]
+    events = [like("u", "e"), *profiles]
+    counts = partition.fold([record_of(event, offset) for offset, event in enumerate(events, 1)], 0.0)
+    assert (counts.events, counts.duplicates) == ({"like": 1, "profile": 3}, 2)
+    pending = partition.take_due(9.0)
+    assert pending is not None
+    assert pending.request.profile == pack_attributes({"age": 31.0})
+    assert pending.request.strategy == "slate"
+    assert pending.trigger.offset == 1, "the list follows the event, not the profile"
+    assert partition.make_list(pending, result(pending.request), 0).strategy == "slate"
 
 
 def test_the_last_content_type_counts() -> None:
@@ -379,6 +408,7 @@ class LifeMachine(RuleBasedStateMachine):
         self.kept: dict[str, dict[int, list[str]]] = {user: {} for user in USERS}  # by offset, the pure fold
         self.store = DictStore()  # what is durable
         self.committed = 0
+        self.profiles: dict[str, dict[int, int]] = {user: {} for user in USERS}  # offset to timestamp
         self.now = 0.0
         self.outcomes: dict[str, int] = {}  # the offset that the last list or dead letter was made for
         self.dead: list[int] = []
@@ -412,6 +442,12 @@ class LifeMachine(RuleBasedStateMachine):
         if self.known[user]:
             self._append(user, self.known[user][-min(back, len(self.known[user]))])
 
+    @rule(user=st.sampled_from(USERS), timestamp_ms=st.integers(0, 4))
+    def produce_profile(self, user: str, timestamp_ms: int) -> None:
+        offset = len(self.topic)
+        self.profiles[user][offset] = timestamp_ms
+        self.topic.append(record_of(profile(user, timestamp_ms, offset=offset), offset))
+
     @rule()
     def produce_rubbish(self) -> None:
         self.topic.append(Record(len(self.topic), b"a", b"rubbish"))
@@ -437,7 +473,17 @@ class LifeMachine(RuleBasedStateMachine):
         assert history.video_ids == [f"video of {event_id}" for event_id in kept]
         assert pending.trigger.event_id == kept[-1]
         assert user not in {other.request.user_id for other in self.pending}
+        self._check_profile(user, pending.request.profile)
         self.pending.append(pending)
+
+    def _check_profile(self, user: str, packed: bytes) -> None:
+        """It is at least as new as what was read; what was read before a crash may be newer."""
+        told = self.profiles[user]
+        read = [timestamp_ms for offset, timestamp_ms in told.items() if offset < self.next]
+        if packed:
+            assert told[int(unpack_attributes(packed)["offset"])] >= max(read, default=0)
+        else:
+            assert not read
 
     def _finish(self, data: st.DataObject) -> PendingList:
         return self.pending.pop(data.draw(st.integers(0, len(self.pending) - 1)))
@@ -535,11 +581,16 @@ class LifeMachine(RuleBasedStateMachine):
         self._start()
         assert self.partition.owed == 0
         for user in USERS:
+            state = self.store.load(user)
+            if self.profiles[user]:
+                assert state is not None
+                newest = max(self.profiles[user], key=lambda offset: (self.profiles[user][offset], offset))
+                assert state.profile == pack_attributes({"offset": float(newest)})
             if not self.kept[user]:
-                assert self.store.load(user) is None
+                assert state is None or (len(state), state.unserved) == (0, 0)
+                assert (state is not None) is bool(self.profiles[user])
                 continue
             last = max(self.kept[user])
-            state = self.store.load(user)
             assert state is not None
             history = History.from_bytes(bytes(state.records), bytes(state.videos))
             assert history.video_ids == [f"video of {event_id}" for event_id in self.kept[user][last]]

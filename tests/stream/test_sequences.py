@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,16 +20,19 @@ from hypothesis.stateful import (
 )
 from strategies import ODD_IDS, events, identifiers
 
+from mtgr.attributes import pack_attributes
 from mtgr.history import RECORD_BYTES, History, event_digest
 from schemas.bounds import MAX_SECONDS, MAX_WATCH_RATIO
-from schemas.events import Event, Like, Watch
+from schemas.events import Interaction, Like, Profile, Watch
 from stream.sequences import (
     CorruptState,
     Tail,
     UserState,
     block_key,
     list_id,
+    profile_key,
     read_tail,
+    stored_keys,
     tail_key,
     user_of_tail_key,
 )
@@ -40,6 +44,10 @@ CAPACITY = 48  # 125 % of 32 in whole blocks
 
 def like(event_id: str, user_id: str = "u", **fields: object) -> Like:
     return Like(**({"event_id": event_id, "user_id": user_id, "video_id": "v", "timestamp_ms": 0} | fields))  # type: ignore[arg-type]
+
+
+def profile(timestamp_ms: int, user_id: str = "u", **attributes: Any) -> Profile:
+    return Profile(event_id="p", user_id=user_id, timestamp_ms=timestamp_ms, attributes=attributes)
 
 
 def folded(count: int, user_id: str = "u", max_events: int = MAX_EVENTS) -> UserState:
@@ -67,16 +75,17 @@ class SequenceMachine(RuleBasedStateMachine):
         super().__init__()
         self.state = UserState("u")
         self.store = DictStore()
-        self.kept: list[Event] = []
+        self.kept: list[Interaction] = []
         self.unserved: list[int] = []  # arrivals of the events that no list was published for
         self.asked = 0
         self.number = 0
         self.offset = -1
-        self.last: Event | None = None
+        self.last: Interaction | None = None
         self.session: str | None = None
-        self.durable: tuple[list[Event], list[int]] | None = None
+        self.profile: tuple[int, bytes] | None = None
+        self.durable: tuple[list[Interaction], list[int], tuple[int, bytes] | None] | None = None
 
-    def _fold(self, event: Event) -> None:
+    def _fold(self, event: Interaction) -> None:
         known = any(one.event_id == event.event_id for one in self.kept)
         offset = self.offset + 1 + self.number % 3
         arrived = 1_000 + self.number
@@ -95,13 +104,22 @@ class SequenceMachine(RuleBasedStateMachine):
         assert self.state.traceparent == traceparent
 
     @rule(event=events(user_ids=st.just("u")))
-    def any_event(self, event: Event) -> None:
+    def any_event(self, event: Interaction) -> None:
         self._fold(event)
 
     @rule(count=st.integers(1, 60))
     def burst(self, count: int) -> None:
         for _ in range(count):
             self._fold(like(f"burst-{self.number}", video_id=f"v{self.number % 7}"))
+
+    @rule(timestamp_ms=st.integers(0, 5), attributes=st.sampled_from(({}, {"age": 7.0}, {"age": 8.0})))
+    def any_profile(self, timestamp_ms: int, attributes: dict[str, Any]) -> None:
+        told = (timestamp_ms, pack_attributes(attributes))
+        counts = self.profile is None or (told[0] >= self.profile[0] and told != self.profile)
+        assert self.state.fold_profile(profile(timestamp_ms, **attributes)) is counts
+        if counts:
+            self.profile = told
+            assert self.state.pinned
 
     @precondition(lambda self: self.kept)
     @rule(data=st.data())
@@ -134,7 +152,7 @@ class SequenceMachine(RuleBasedStateMachine):
         assert self.state.pinned
         self.state.writing -= 1
         assert self.state.pinned is bool(self.unserved)
-        self.durable = (list(self.kept), list(self.unserved))
+        self.durable = (list(self.kept), list(self.unserved), self.profile)
 
     @rule()
     def commit_and_restart(self) -> None:
@@ -159,13 +177,14 @@ class SequenceMachine(RuleBasedStateMachine):
             (self.last.event_id, self.last.timestamp_ms) if self.last else ("", 0)
         )
         assert state.session_id == self.session
+        assert (state.profile_ms, state.profile) == (self.profile or (-1, b""))
 
     @invariant()
     def store_is_the_last_commit(self) -> None:
         if self.durable is None:
             assert not self.store.values
             return
-        kept, unserved = self.durable
+        kept, unserved, told = self.durable
         loaded = self.store.load("u")
         assert loaded is not None
         expected = History.from_events(kept)
@@ -173,7 +192,12 @@ class SequenceMachine(RuleBasedStateMachine):
         assert loaded.unserved == len(unserved)
         assert loaded.unserved_since_ms == (unserved[0] if unserved else 0)
         blocks = range(loaded.first_block, loaded.first_block + len(kept) // BLOCK)
-        assert self.store.values.keys() == {tail_key("u"), *(block_key("u", number) for number in blocks)}
+        assert (loaded.profile_ms, loaded.profile) == (told or (-1, b""))
+        assert self.store.values.keys() == {
+            tail_key("u"),
+            *(block_key("u", number) for number in blocks),
+            *([profile_key("u")] if told else []),
+        }
 
 
 def test_a_state_is_the_fold_of_its_events_through_commits_and_restarts() -> None:
@@ -230,7 +254,11 @@ def test_a_torn_write_of_changes_loses_no_durable_state(bursts: list[int], data:
     """
     state, store, number = UserState("u"), DictStore(), 0
     before: tuple[bytes, list[str]] | None = None
+    known = {b""}
     for burst in bursts:
+        if data.draw(st.booleans()):
+            state.fold_profile(profile(number, number=number))
+            known.add(state.profile)
         for _ in range(burst):
             state.fold(like(f"e{number}", video_id=f"v{number}"), number, 0, None, MAX_EVENTS)
             number += 1
@@ -239,15 +267,19 @@ def test_a_torn_write_of_changes_loses_no_durable_state(bursts: list[int], data:
         torn.apply(changes[: data.draw(st.integers(0, len(changes)))], 0)
         found = torn.load("u")
         assert (history(found) if found else None) in (before, history(state))
+        assert found is None or found.profile in known
         store.apply(changes, 0)
         before = history(state)
+        known = {state.profile}
 
 
 @given(st.data())
 def test_an_event_rewrites_one_block_at_most(data: st.DataObject) -> None:
-    """What a commit writes for one more event does not grow with the history."""
+    """What a commit writes for one more event grows neither with the history nor with the profile."""
     count = data.draw(st.integers(0, CAPACITY - 1))
     state = folded(count)
+    list(state.changes())
+    state.fold_profile(profile(1, text="x" * 128))
     list(state.changes())
     state.fold(like("new"), count, 0, None, MAX_EVENTS)
     written = [value for _, value in state.changes() if value is not None]
@@ -295,6 +327,56 @@ def test_a_duplicate_changes_nothing() -> None:
     assert (loaded.offset, loaded.unserved, loaded.session_id, loaded.traceparent) == (2, 0, None, None)
 
 
+def test_a_profile_is_the_newest_that_was_told() -> None:
+    """An older profile that comes late is ignored, one of the same moment replaces, and an equal one is no change."""
+    state = UserState("u")
+    assert state.fold_profile(profile(5, age=30, city="x"))
+    assert not state.fold_profile(profile(4, age=29))
+    assert not state.fold_profile(profile(5, city="x", age=30))
+    assert state.profile == pack_attributes({"age": 30, "city": "x"})
+    assert state.fold_profile(profile(5, age=31))
+    assert state.fold_profile(profile(6))
+    assert (state.profile, state.profile_ms) == (b"", 6)
+    assert not state.fold_profile(profile(5, age=32)), "it was forgotten later than that"
+
+
+def test_a_profile_owes_no_list() -> None:
+    """A profile is no part of the sequence: it adds no event, no list is owed for it, and the last event stays."""
+    state = folded(2)
+    state.ask()
+    state.served()
+    before = (history(state), state.offset, state.event_id, state.timestamp_ms)
+    assert state.fold_profile(profile(9, age=30))
+    assert state.unserved == 0
+    assert (history(state), state.offset, state.event_id, state.timestamp_ms) == before
+
+
+def test_a_profile_is_written_only_when_it_changes() -> None:
+    """A profile costs a commit nothing while it stays as it is."""
+    state = UserState("u")
+    state.fold_profile(profile(1, age=30))
+    assert {key for key, _ in state.changes()} == {tail_key("u"), profile_key("u")}
+    state.fold(like("e"), 1, 0, None, MAX_EVENTS)
+    assert {key for key, _ in state.changes()} == {tail_key("u")}
+
+
+@pytest.mark.parametrize("damage", [None, b"", b"\xc0", b"\x93\x03\x01\xc4\x00", b"\x93\x02\x01"])
+def test_damaged_profiles_are_refused(damage: bytes | None) -> None:
+    """A profile that is missing, torn or of another version raises CorruptState instead of a wrong profile."""
+    state = folded(BLOCK)
+    state.fold_profile(profile(1, age=30))
+    store = store_of(state)
+    if damage is None:
+        del store.values[profile_key("u")]
+    else:
+        store.values[profile_key("u")] = damage
+    with pytest.raises(CorruptState, match=r"user 'u': (the )?profile"):
+        store.load("u")
+    tail = read_tail(store.values[tail_key("u")])
+    with pytest.raises(CorruptState, match="1 values beside the tail record, which tells of 1 blocks and a"):
+        UserState.from_store("u", tail, [store.values[key] for key in stored_keys("u", tail)[:1]])
+
+
 def test_an_event_that_was_cut_off_may_come_again() -> None:
     """Deduplication reaches back as far as the sequence does, and no further."""
     state = folded(CAPACITY + 1)
@@ -315,12 +397,17 @@ def test_late_events_stay_where_they_arrived() -> None:
 
 @given(st.lists(identifiers, min_size=2, max_size=6, unique=True), st.integers(0, 2**32 - 1))
 def test_keys_of_different_users_never_collide(users: list[str], number: int) -> None:
-    """No tail or block key of one user is a key of another, whatever bytes their ids hold."""
-    keys = [key for user in users for key in (tail_key(user), block_key(user, number), block_key(user, 0))]
-    assert len(set(keys)) == len(users) * (2 if number == 0 else 3)
+    """No key of one user is a key of another, whatever bytes their ids hold."""
+    keys = [
+        key
+        for user in users
+        for key in (tail_key(user), profile_key(user), block_key(user, number), block_key(user, 0))
+    ]
+    assert len(set(keys)) == len(users) * (3 if number == 0 else 4)
     for user in users:
         assert user_of_tail_key(tail_key(user)) == user
         assert user_of_tail_key(block_key(user, number)) is None
+        assert user_of_tail_key(profile_key(user)) is None
 
 
 id_parts = st.text(alphabet="1:ab", min_size=1, max_size=6) | st.sampled_from(ODD_IDS)
@@ -372,7 +459,7 @@ def test_damaged_tails_are_refused(count: int, data: st.DataObject) -> None:
 
 
 def test_a_tail_of_another_version_says_so() -> None:
-    """State written by a newer program is named as such, and not misread."""
-    values = [2, 0, 0, 0, 0, 0, "e", 0, None, None, b"", b""]
-    with pytest.raises(CorruptState, match="has version 2, this program reads 1"):
-        read_tail(msgspec.msgpack.encode(values))
+    """State written by another program is named as such, and not misread, whatever its fields."""
+    for values in ([3, 0, 0, 0, 0, 0, "e", 0, None, None, b"", b"", False], [3], [3, "other"]):
+        with pytest.raises(CorruptState, match="tail record has version 3, this program reads 2"):
+            read_tail(msgspec.msgpack.encode(values))

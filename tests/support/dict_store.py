@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from stream.sequences import Change, UserState, block_key, read_tail, tail_key, user_of_tail_key
+from stream.sequences import Change, UserState, read_tail, stored_keys, tail_key, user_of_tail_key
 
 
 class DictStore:
@@ -20,8 +20,9 @@ class DictStore:
         if value is None:
             return None
         tail = read_tail(value)
-        keys = [block_key(user_id, tail.first_block + i) for i in range(tail.sealed_blocks)]
-        return UserState.from_store(user_id, tail, [self.values.get(key) for key in keys])
+        return UserState.from_store(
+            user_id, tail, [self.values.get(key) for key in stored_keys(user_id, tail)]
+        )
 
     def apply(self, changes: Iterable[Change], checkpoint: int) -> None:
         for key, value in changes:

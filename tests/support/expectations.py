@@ -12,15 +12,16 @@ from aiokafka import ConsumerRecord
 from checkpoints import MAX_EVENTS
 from records import DEADLINE_SECONDS, TopicNames, committed_offsets, consume, eventually, read_to_end
 
+from mtgr.attributes import pack_attributes
 from mtgr.history import event_digest, pack_event
 from mtgr.reference import ReferenceRecommender
 from mtgr.requests import ListRequest, ListResult
 from schemas.codecs import CONTENT_TYPE_HEADER, decode_event, decode_list
 from schemas.dead_letters import DeadLetter
 from schemas.errors import UndecodableEvent
-from schemas.events import Event
+from schemas.events import Event, Interaction, Profile
 from schemas.lists import RecommendationList
-from stream.sequences import UserState, block_key, list_id, read_tail, user_of_tail_key
+from stream.sequences import UserState, list_id, read_tail, stored_keys, user_of_tail_key
 from stream.state import RocksStore
 
 _BLOCK = 16
@@ -33,8 +34,9 @@ class PureFold:
         self.max_events = max_events
         self.dead: set[tuple[int, int]] = set()
         self.ends: dict[int, int] = {}
-        self._events: dict[str, list[tuple[int, Event]]] = {}
+        self._events: dict[str, list[tuple[int, Interaction]]] = {}
         self._partitions: dict[str, int] = {}
+        self._profiles: dict[str, list[tuple[int, Profile]]] = {}
         for record in records:
             self.ends[record.partition] = record.offset + 1
             event: Event | None
@@ -44,6 +46,9 @@ class PureFold:
                 event = None
             if event is None or record.key != event.user_id.encode():
                 self.dead.add((record.partition, record.offset))
+                continue
+            if isinstance(event, Profile):
+                self._profiles.setdefault(event.user_id, []).append((record.offset, event))
                 continue
             self._events.setdefault(event.user_id, []).append((record.offset, event))
             self._partitions[event.user_id] = record.partition
@@ -57,9 +62,9 @@ class PureFold:
         """Where a user's events are."""
         return self._partitions[user_id]
 
-    def sequence(self, user_id: str, last_offset: int | None = None) -> list[tuple[int, Event]]:
+    def sequence(self, user_id: str, last_offset: int | None = None) -> list[tuple[int, Interaction]]:
         """A user's sequence after the event at an offset, or now: each event with its offset."""
-        kept: list[tuple[int, Event]] = []
+        kept: list[tuple[int, Interaction]] = []
         capacity = -(-self.max_events * 5 // (4 * _BLOCK)) * _BLOCK
         for offset, event in self._events[user_id]:
             if last_offset is not None and offset > last_offset:
@@ -70,6 +75,12 @@ class PureFold:
             if len(kept) > capacity:
                 del kept[: (len(kept) - self.max_events) // _BLOCK * _BLOCK]
         return kept
+
+    def profile(self, user_id: str, last_offset: int) -> bytes:
+        """What was known of a user up to an offset, packed."""
+        told = [event for offset, event in self._profiles.get(user_id, []) if offset <= last_offset]
+        newest = max(told, key=lambda event: event.timestamp_ms, default=None)
+        return pack_attributes(newest.attributes) if newest else b""
 
     def last_list_id(self, user_id: str) -> str:
         """The id of the list that a user must have in the end."""
@@ -123,7 +134,10 @@ class Outcome:
             assert [item.rank for item in value.items] == list(range(1, len(value.items) + 1))
             assert value.items
             records, videos = packed(event for _, event in sequence)
-            requests.append(ListRequest(value.user_id, records, videos, 3 * len(value.items)))
+            profile = self.fold.profile(value.user_id, trigger.offset)
+            requests.append(
+                ListRequest(value.user_id, records, videos, 3 * len(value.items), profile=profile)
+            )
             info = reference.checkpoint.info
             assert (value.model.name, value.model.version) == (info.name, info.version)
         for published, outcome in zip(self.lists, reference.recommend(requests), strict=True):
@@ -230,9 +244,8 @@ def changelog_states(records: Iterable[ConsumerRecord]) -> dict[str, UserState]:
         user_id = user_of_tail_key(key)
         if user_id is not None and value is not None:
             tail = read_tail(value)
-            numbers = range(tail.first_block, tail.first_block + tail.sealed_blocks)
-            blocks = [latest.get(block_key(user_id, number)) for number in numbers]
-            states[user_id] = UserState.from_store(user_id, tail, blocks)
+            values = [latest.get(key) for key in stored_keys(user_id, tail)]
+            states[user_id] = UserState.from_store(user_id, tail, values)
     return states
 
 
@@ -251,7 +264,7 @@ def stored_states(directory: Path, names: TopicNames) -> dict[str, UserState]:
     return states
 
 
-def packed(events: Iterable[Event]) -> tuple[bytes, bytes]:
+def packed(events: Iterable[Interaction]) -> tuple[bytes, bytes]:
     """Events as the records and the video ids of a history."""
     records, videos = b"", b""
     for event in events:

@@ -10,7 +10,7 @@ from dict_store import DictStore
 
 from mtgr.requests import ListRequest, ListResult
 from schemas.codecs import encode_event
-from schemas.events import Event, Like
+from schemas.events import Event, Like, Profile
 from schemas.lists import ModelVersion
 from stream.partition import Partition, PartitionSettings
 from stream.state import StateStore
@@ -46,6 +46,13 @@ def like(user_id: str, event_id: str, **fields: Any) -> Like:
     return Like(user_id=user_id, event_id=event_id, **(defaults | fields))
 
 
+def profile(user_id: str, timestamp_ms: int, **attributes: Any) -> Profile:
+    """What is known of a user."""
+    return Profile(
+        event_id=f"p{timestamp_ms}", user_id=user_id, timestamp_ms=timestamp_ms, attributes=attributes
+    )
+
+
 def likes(user_ids: list[str], first_offset: int = 0) -> list[Record]:
     """One event of each of these users, in order, with ids of their own."""
     return [
@@ -60,6 +67,7 @@ def partition_settings(**fields: Any) -> PartitionSettings:
         "rules": AT_ONCE,
         "max_events": MAX_EVENTS,
         "list_length": 3,
+        "strategy": "topk",
         "max_event_bytes": 1_000,
         "cache_bytes": 1 << 20,
         "model": ModelVersion("tiny", "1"),
