@@ -16,6 +16,7 @@ from mtgr.datasets.columns import (
     Layout,
     TimeUnit,
 )
+from mtgr.datasets.separators import SEPARATORS
 from mtgr.errors import InputError
 from mtgr.suggestions import did_you_mean
 
@@ -25,15 +26,6 @@ _CHOICES: Final = {
     "layout": get_args(Layout),
     "header": get_args(Header),
 }
-SEPARATORS: Final = {
-    "comma": ",",
-    "tab": "\t",
-    "space": " ",
-    "semicolon": ";",
-    "pipe": "|",
-}
-"""Names for separators that a mapping, itself split at commas, or a shell cannot hold well."""
-
 # words of other tools for what a field here is called
 _SYNONYMS: Final = {
     "item": "video",

@@ -6,6 +6,9 @@ import csv
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+SEPARATORS: Final = {"comma": ",", "tab": "\t", "space": " ", "semicolon": ";", "pipe": "|"}
+"""Names for separators that a mapping, itself split at commas, or a shell cannot hold well."""
+
 # of two that part the lines equally well, the first
 _CANDIDATES: Final = ("::", "\t", ",", ";", "|", " ")
 
@@ -50,3 +53,8 @@ def overlong_line(lines: Iterable[bytes], separator: str, fields: int) -> tuple[
         return next(((reader.line_num, len(row)) for row in reader if len(row) > fields), None)
     except csv.Error:
         return None
+
+
+def separator_name(separator: str) -> str:
+    """How a mapping writes a separator."""
+    return next((name for name, mark in SEPARATORS.items() if mark == separator), separator)

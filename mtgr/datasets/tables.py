@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import polars as pl
 
-from mtgr.datasets.separators import find_separator, overlong_line, split_line
+from mtgr.datasets.separators import find_separator, overlong_line, separator_name, split_line
 from mtgr.datasets.wire_log import read_lines
 from mtgr.errors import InputError
 
@@ -88,8 +88,15 @@ def open_text(
     InputError if the file cannot be read.
     """
     sample = _first_lines(path)
-    mark = separator or find_separator(sample, () if numbered else wanted)
+    found = find_separator(sample, () if numbered else wanted)
+    mark = separator or found
     first = split_line(sample[0], mark) if sample else []
+    missed = not numbered and not set(wanted) <= set(first)
+    if missed and mark != found and set(wanted) <= set(split_line(sample[0], found)):
+        raise InputError(
+            f"{path}: separator {separator_name(mark)} does not lead to the columns {', '.join(wanted)}: say "
+            f"separator={separator_name(found)}"
+        )
     whole = len(mark.encode()) > 1
     rows = pl.scan_csv(
         path,
