@@ -57,6 +57,29 @@ def test_the_file_holds_the_catalog(video_ids: list[str], unknown_buckets: int) 
     assert Catalog.from_json(catalog.to_json(), unknown_buckets) == catalog
 
 
+@given(id_lists, buckets, st.integers(0, 4), st.lists(identifiers, max_size=8, unique=True))
+def test_a_new_video_takes_a_spare_place_and_moves_no_other(
+    video_ids: list[str], unknown_buckets: int, spare_items: int, arriving: list[str]
+) -> None:
+    """Videos that join get the indices after the trained ones while there are places; buckets stay where they were."""
+    catalog = Catalog(video_ids, unknown_buckets, spare_items)
+    new = [video_id for video_id in arriving if video_id not in catalog]
+    before = [catalog.index(video_id) for video_id in new]
+    assert all(index >= len(video_ids) + spare_items for index in before)
+    given_places = [catalog.add(video_id) for video_id in new]
+    joined = new[:spare_items]
+    assert given_places[: len(joined)] == list(range(len(video_ids), len(video_ids) + len(joined)))
+    assert given_places[len(joined) :] == [None] * (len(new) - len(joined))
+    assert catalog.indices(video_ids + joined).tolist() == list(range(len(catalog)))
+    assert [catalog.index(video_id) for video_id in new[spare_items:]] == before[spare_items:]
+    assert [catalog.bucket(video_id) for video_id in new] == before
+    assert Catalog.from_json(catalog.to_json(), unknown_buckets, spare_items) == Catalog(
+        video_ids, unknown_buckets, spare_items
+    )
+    with pytest.raises(ValueError, match="is in the catalog already"):
+        catalog.add(video_ids[0])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -76,6 +99,6 @@ def test_the_file_holds_the_catalog(video_ids: list[str], unknown_buckets: int) 
 def test_a_damaged_file_is_refused_with_its_name(content: bytes, message: str) -> None:
     """The error begins with the file and says what is wrong in it."""
     with pytest.raises(InputError) as caught:
-        Catalog.from_json(content, 4, "dir/catalog.json")
+        Catalog.from_json(content, 4, source="dir/catalog.json")
     assert str(caught.value).startswith("dir/catalog.json: ")
     assert message in str(caught.value)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import tiny_checkpoint
@@ -19,6 +20,7 @@ from mtgr import checkpoint as checkpoint_module
 from mtgr.catalog import Catalog
 from mtgr.checkpoint import Checkpoint, check_target, open_checkpoint, save_checkpoint
 from mtgr.errors import InputError
+from mtgr.model.jagged import Layout
 from mtgr.model.mtgr import MTGR
 from mtgr.presets import PRESETS
 
@@ -57,9 +59,9 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     assert not loaded.training
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor)
-    rows = torch.ones(1, 3, CONFIG.row_width)
+    rows, layout = torch.ones(3, CONFIG.row_width), Layout.of(np.array([3]))
     with torch.no_grad():
-        assert torch.equal(loaded(rows), model(rows))
+        assert torch.equal(loaded(rows, layout), model(rows, layout))
 
 
 def test_the_version_names_weights_catalog_and_config(tmp_path: Path) -> None:

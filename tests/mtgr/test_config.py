@@ -47,8 +47,14 @@ def test_token_ids_are_items_then_buckets_then_the_profile() -> None:
         ({"max_events": 100}, "multiple of 16 - at `$.max_events`"),
         ({"temperature": 0}, "Expected `float` > 0.0 - at `$.temperature`"),
         ({"positions": "relative"}, "Invalid enum value 'relative' - at `$.positions`"),
-        ({"n_items": 1 << 24}, "n_items + spare_items + unknown_buckets is 16777280, where 3 byte lanes hold 16777216"),
-        ({"video_numbers": [{"name": "length", "scale": 0}]}, "Expected `float` > 0.0 - at `$.video_numbers[0].scale`"),
+        (
+            {"n_items": 1 << 24},
+            "n_items + spare_items + unknown_buckets is 16777280, where 3 byte lanes hold 16777216",
+        ),
+        (
+            {"video_numbers": [{"name": "length", "scale": 0}]},
+            "Expected `float` > 0.0 - at `$.video_numbers[0].scale`",
+        ),
         (
             {"video_categories": [{"name": "tag", "size": 8}], "video_numbers": [{"name": "tag"}]},
             "video attribute 'tag' stands there 2 times",

@@ -11,9 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import events
 
+from mtgr.attributes import AttributeEncoder
 from mtgr.catalog import Catalog
 from mtgr.errors import InputError
-from mtgr.features import EVENT, GROUP_LANE, PROFILE, RowEncoder, check_records, write_video
+from mtgr.features import (
+    CANDIDATE,
+    EVENT,
+    GROUP_LANE,
+    PROFILE,
+    RowEncoder,
+    candidate_rows,
+    check_records,
+    write_video,
+)
 from mtgr.history import LIKE, SHARE, WATCH, History
 from mtgr.model.embeddings import unpack_rows
 from mtgr.presets import PRESETS
@@ -167,7 +177,7 @@ def test_records_that_no_event_makes_are_refused(field: str, value: float, messa
         ({"discrete": [{"name": "weekdey", "size": 7}]}, "'weekdey'; did you mean weekday?"),
         ({"continuous": [{"name": "mood"}]}, "'mood'; known are watch_seconds, "),
         ({"discrete": [{"name": "hour", "size": 12}]}, "'hour' has size 12, but 24 values"),
-        ({"n_items": 5}, "70000 videos and 16 buckets, where the model config has n_items 5"),
+        ({"n_items": 5}, "70000 videos, 16 buckets and 0 spare places, where the model config has n_items 5"),
     ],
 )
 def test_a_config_that_no_event_can_fill_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -175,3 +185,33 @@ def test_a_config_that_no_event_can_fill_is_refused(changes: dict[str, Any], mes
     with pytest.raises(InputError) as caught:
         RowEncoder(CONFIG.replace(**changes), CATALOG)
     assert message in str(caught.value)
+
+
+def test_times_and_profiles_have_lanes_where_the_config_asks_for_them() -> None:
+    """An event's seconds and a user's attributes are in the rows, exactly; without profiles their lanes are 0."""
+    config = CONFIG.replace(
+        time_bias=True,
+        user_categories=[{"name": "city", "size": 70_000}, {"name": "tags", "size": 9, "values": 2}],
+        user_numbers=[{"name": "age", "mean": 30, "scale": 10}],
+    )
+    encoder = RowEncoder(config, CATALOG)
+    profile = {"city": "Köln", "tags": ["a", "b"], "age": 45.0}
+    history = History.from_events([_watch(timestamp_ms=1_700_000_000_999)])
+    encoded = encoder.encode_batch([history, history], [profile, {}])
+    known, event, unknown, _ = torch.from_numpy(encoded.rows)
+    assert unpack_rows(event, config).time.tolist() == 1_700_000_000
+    assert unpack_rows(known, config).time.tolist() == 0
+    lanes = known[config.feature_lane :].reshape(-1).tolist()
+    ids, numbers = AttributeEncoder(config.user_categories, config.user_numbers).encode(profile)
+    assert [sum(int(lanes[3 * i + b]) << (8 * b) for b in range(3)) for i in range(3)] == ids.tolist()
+    assert lanes[9] == numbers[0] == 1.5
+    assert not unknown[1:].any()
+    assert np.array_equal(encoder.encode(history).rows, encoded.rows[2:])
+
+
+def test_a_candidate_row_is_its_video_and_nothing_else() -> None:
+    """All lanes but the group's and the video's are 0."""
+    rows = candidate_rows(np.array([0, 300, 69_999]), CONFIG)
+    assert rows[:, GROUP_LANE].tolist() == [CANDIDATE] * 3
+    assert unpack_rows(torch.from_numpy(rows), CONFIG).video.tolist() == [0, 300, 69_999]
+    assert not rows[:, 4:].any()
