@@ -1,0 +1,217 @@
+"""Promises of `mtgr-stream evaluate`: figures with their bounds, and one line where there can be none."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from checkpoints import ITEMS, MAX_EVENTS, tiny_checkpoint
+from click.testing import CliRunner, Result
+from events import watch
+from serving import random_checkpoint
+
+from mtgr.checkpoint import open_checkpoint
+from mtgr.config import CategoricalAttribute
+from mtgr.errors import InputError
+from mtgr.evaluation.intervals import Interval
+from mtgr.evaluation.report import read_report
+from schemas.codecs import JSON, encode_event
+from stream.commands import evaluate
+
+USERS = 40
+EVENTS = 20
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random weights for the videos v0 to v299, of 32 events and up to 48."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("evaluate") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Users with 20 events each, one of them with 80; the last target of one is in no catalog."""
+    chance = random.Random(0)
+    path = tmp_path_factory.mktemp("log") / "log.jsonl"
+    with path.open("wb") as file:
+        for number in range(USERS * EVENTS + 60):
+            user = f"u{number % USERS if number < USERS * EVENTS else 0}"
+            video = "elsewhere" if number == USERS * EVENTS - 1 else f"v{chance.randrange(ITEMS)}"
+            event = watch(user, str(number), video, timestamp_ms=1000 * number, watch_seconds=20.0)
+            file.write(encode_event(event, JSON) + b"\n")
+    return path
+
+
+def _evaluate(*arguments: object) -> Result:
+    return CliRunner().invoke(
+        evaluate.command,
+        [str(argument) for argument in arguments],
+        terminal_width=200,
+        catch_exceptions=False,
+    )
+
+
+def test_a_checkpoint_is_judged_beside_popularity(checkpoint: Path, log: Path, tmp_path: Path) -> None:
+    """Tables show every system with intervals, a miss for want of a catalog is told, and JSON holds the ranks."""
+    out = tmp_path / "out.json"
+    result = _evaluate("--checkpoint", checkpoint, "--events", log, "--json", out, "--k", 5, "--k", 50)
+    assert result.exit_code == 0
+    assert result.stderr == (
+        f"1 of the {USERS} targets are not in the catalog of {checkpoint}: they count as misses\n"
+    )
+    for text in (
+        "random (version ",
+        "on 860 events of 40 users, 816 of them before the test; 300 videos ranked",
+        "last new watched video of 40 users",
+        "HR@5",
+        "NDCG@50",
+        "MRR@50",
+        "coverage@50",
+        "this model - most popular: HR@50 ",
+    ):
+        assert text in result.stdout
+
+    report = read_report(out)
+    assert [system.name for system in report.systems] == ["this model", "most popular"]
+    assert (report.log.users, report.log.events, report.log.known_events) == (40, 860, 816)
+    assert len(report.cases.user_ids) == len(report.systems[0].ranks) == USERS
+    assert report.systems[0].ranks[report.cases.video_ids.index("elsewhere")] is None
+    hits = sum(rank is not None and rank <= 50 for rank in report.systems[0].ranks)
+    found = report.systems[0].slices["all"].metrics["HR@50"]
+    assert found.value == pytest.approx(hits / USERS)
+    assert f"{found.value:.4f}"[1:] in result.stdout
+    opened = open_checkpoint(checkpoint)
+    assert (report.model.name, report.model.version) == (opened.name, opened.version)
+
+
+def test_the_same_seed_gives_the_same_figures(checkpoint: Path, log: Path, tmp_path: Path) -> None:
+    """Bounds are drawn, and drawn alike; another seed moves them and not the value."""
+    found: list[Interval] = []
+    for seed in (1, 1, 2):
+        _evaluate("--checkpoint", checkpoint, "--events", log, "--json", tmp_path / "out", "--seed", seed)
+        found.append(read_report(tmp_path / "out").systems[0].slices["all"].metrics["MRR"])
+    assert found[0] == found[1] != found[2]
+    assert found[0].value == found[2].value
+
+
+def test_a_time_split_tests_what_came_after_the_cut(checkpoint: Path, log: Path, tmp_path: Path) -> None:
+    """The first long views after the cut are predicted, from frozen histories or from live ones."""
+    cut = "1970-01-01T00:10"
+    for histories, events in (("frozen", 15), ("live", 15)):
+        result = _evaluate(
+            *("--checkpoint", checkpoint, "--events", log, "--split", "time", "--cut", cut),
+            *("--target", "long-view", "--histories", histories, "--json", tmp_path / "out"),
+        )
+        assert "first new long view of 40 users" in result.stdout
+        report = read_report(tmp_path / "out")
+        assert report.log.known_events == 600
+        assert min(report.cases.history_events) == events
+        assert min(report.cases.timestamps_ms) == 600_000
+
+
+def test_new_videos_join_the_catalog(log: Path, tmp_path: Path) -> None:
+    """A video that the model was not trained with is ranked by its attributes, as far as there is room."""
+    model = random_checkpoint(
+        tmp_path / "model",
+        max_events=MAX_EVENTS,
+        n_items=ITEMS,
+        spare_items=1,
+        video_categories=(CategoricalAttribute("tag", 8),),
+    )
+    videos = tmp_path / "videos.csv"
+    videos.write_text("video_id,tag\nv1,food\nelsewhere,food\nother,music\n")
+    result = _evaluate("--checkpoint", model, "--events", log, "--videos", videos, "--json", tmp_path / "out")
+    assert result.exit_code == 0
+    assert result.stderr == (
+        f"{videos}: new videos that join the catalog of {ITEMS}: 1; no place for 1 more (spare_items is 1)\n"
+    )
+    report = read_report(tmp_path / "out")
+    assert (report.catalog, report.missing_targets) == (ITEMS + 1, 0)
+    assert report.systems[0].ranks[report.cases.video_ids.index("elsewhere")] is not None
+
+
+@pytest.mark.vllm
+def test_lists_of_vllm_are_those_of_the_reference(checkpoint: Path, log: Path, tmp_path: Path) -> None:
+    """Both make the same lists, also for a user whose history a daemon has cut."""
+    out = tmp_path / "out"
+    result = _evaluate("--checkpoint", checkpoint, "--events", log, "--lists", "both", "--json", out)
+    assert result.exit_code == 0, result.output
+    assert "vLLM and reference: 0 of 40 lists differ" in result.stdout
+    report = read_report(out)
+    assert [system.name for system in report.systems] == ["this model", "this model on vLLM", "most popular"]
+    ours, served, _ = report.systems
+    assert served.ranks == [rank if rank is not None and rank <= 10 else None for rank in ours.ranks]
+    assert list(report.differences) == ["most popular"]
+    assert report.comparison is not None
+    assert report.comparison.largest_score_difference < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--split", "time"), "--split time needs --cut TIME"),
+        (("--cut", "2022-05-06"), "--cut goes with --split time"),
+        (("--split", "time", "--cut", "yesterday"), "'yesterday' is no ISO 8601 time"),
+        (("--histories", "live"), "--histories goes with --split time"),
+        (("--include-seen", "--lists", "both"), "--include-seen needs --lists reference"),
+        (("--videos", "videos.csv", "--lists", "vllm"), "--videos needs --lists reference"),
+        (("--k", "0"), "Invalid value for '--k'"),
+        (("--json", "nowhere/out.json"), "is no directory"),
+    ],
+)
+def test_options_that_contradict_each_other_are_told(
+    checkpoint: Path, log: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    """What does not go together is refused before anything is read, with exit code 2."""
+    result = _evaluate("--checkpoint", checkpoint, "--events", log, *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--checkpoint", "nowhere"), "nowhere: no such checkpoint directory"),
+        (("--events", "nowhere.csv"), "nowhere.csv: there is no such file"),
+        (("--videos", "nowhere.csv"), "nowhere.csv: there is no such file"),
+        (
+            ("--split", "time", "--cut", "2022-05-06"),
+            "cut: 2022-05-06T00:00:00+00:00 is not within the log, which goes from 1970-01-01T00:00:00+00:00 to",
+        ),
+        (("--mapping", "usr=user_id"), "mapping: 'usr' is not a field"),
+    ],
+)
+def test_bad_input_is_one_line(checkpoint: Path, log: Path, arguments: tuple[str, ...], message: str) -> None:
+    """Files, splits and mappings that are wrong are named."""
+    with pytest.raises(InputError) as caught:
+        _evaluate("--checkpoint", checkpoint, "--events", log, *arguments)
+    assert message in str(caught.value)
+
+
+def test_a_log_of_one_user_and_a_log_of_nothing_new_are_told(checkpoint: Path, tmp_path: Path) -> None:
+    """There is nothing to test, and the line says why."""
+    path = tmp_path / "log.jsonl"
+    lines = [encode_event(watch("u", str(n), f"v{n}"), JSON) for n in range(9)]
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(InputError, match="the event log has 1 user, where at least 2 are wanted"):
+        _evaluate("--checkpoint", checkpoint, "--events", path)
+    lines = [encode_event(watch(f"u{n % 2}", str(n), "v1"), JSON) for n in range(9)]
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(
+        InputError, match="the test part is empty: none of the 2 users has two new watched videos"
+    ):
+        _evaluate("--checkpoint", checkpoint, "--events", path)
+
+
+def test_what_is_no_event_is_counted_where_it_may_be_skipped(
+    checkpoint: Path, log: Path, tmp_path: Path
+) -> None:
+    """A bad line ends the evaluation, unless it is to be passed over."""
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(log.read_bytes() + b'{"type": "watch"}\n')
+    with pytest.raises(InputError, match="861"):
+        _evaluate("--checkpoint", checkpoint, "--events", path)
+    result = _evaluate("--checkpoint", checkpoint, "--events", path, "--skip-invalid")
+    assert result.exit_code == 0
+    assert "skipped 1 records that are no events, the first: " in result.stderr
