@@ -82,7 +82,8 @@ class _Rows:
 
     def _demand(self, column: str, holds: pl.Expr, right: str) -> None:
         shown = self._text(column).fill_null("").str.slice(0, _SHOWN_CHARACTERS)
-        message = pl.format("{} is '{}', where it should be {}", pl.lit(column), shown, pl.lit(right))
+        label = f"column {column}" if self._mapping.numbered else column
+        message = pl.format("{} is '{}', where it should be {}", pl.lit(label), shown, pl.lit(right))
         self._problems.append(pl.when(~holds.fill_null(value=False)).then(message))
 
     def _text(self, column: str | None) -> pl.Expr:

@@ -55,6 +55,15 @@ def overlong_line(lines: Iterable[bytes], separator: str, fields: int) -> tuple[
         return None
 
 
+def unclosed_quote(lines: Iterable[bytes]) -> int:
+    """The number of the line where a quote opens that no later line closes; 1 if there is none."""
+    opened, is_open = 1, False
+    for number, line in enumerate(lines, start=1):
+        if line.count(b'"') % 2:
+            opened, is_open = (opened if is_open else number), not is_open
+    return opened
+
+
 def separator_name(separator: str) -> str:
     """How a mapping writes a separator."""
     return next((name for name, mark in SEPARATORS.items() if mark == separator), separator)

@@ -10,7 +10,13 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import polars as pl
 
-from mtgr.datasets.separators import find_separator, overlong_line, separator_name, split_line
+from mtgr.datasets.separators import (
+    find_separator,
+    overlong_line,
+    separator_name,
+    split_line,
+    unclosed_quote,
+)
 from mtgr.datasets.wire_log import read_lines
 from mtgr.errors import InputError
 
@@ -55,6 +61,11 @@ class Table(NamedTuple):
             return (
                 f"line {line}: has {fields} fields, where the first line has {len(self.names)}; is a separator "
                 f"inside a field that is not quoted?"
+            )
+        if 'could not parse `"' in reason:
+            line = unclosed_quote(read_lines(self.path))
+            return (
+                f'line {line}: a quote (") opens a field and nothing closes it: remove it, or write it twice'
             )
         if "utf-8" in reason.lower() or "utf8" in reason.lower():
             return "holds text that is not UTF-8; convert it, such as by iconv -f latin1 -t utf-8"
@@ -113,7 +124,7 @@ def open_text(
         columns = rows.collect_schema().names()[1:]
         if whole:
             if not numbered:
-                rows = rows.slice(1)
+                rows = rows.filter(pl.col(columns[0]).is_not_null()).slice(1)
             names = [str(number) for number in range(1, len(first) + 1)] if numbered else first
             rows = _split(rows, columns[0], mark, names)
         else:

@@ -296,7 +296,7 @@ def test_a_mapping_that_makes_no_sense_is_refused(pairs: str, message: str) -> N
 @pytest.mark.parametrize(
     ("lines", "mapping", "message"),
     [
-        (["1::2::x::5"], "user=1,video=2,rating=3,time=4", r"line 1: 3 is 'x', where it should be a rating"),
+        (["1::2::x::5"], "user=1,video=2,rating=3,time=4", r"line 1: column 3 is 'x', where it should be a rating"),
         (["1::2", "1::3::4"], "user=1,video=2", r"line 2: has 3 fields, where the first line has 2"),
         (["1,2"], "user=1,video=2,time=3", r"no column '3', which the mapping names as time; the first line has 2"),
         (["u,v", "1,2", "1,2,3"], "user=u,video=v", r"line 3: has 3 fields, where the first line has 2"),
@@ -306,6 +306,7 @@ def test_a_mapping_that_makes_no_sense_is_refused(pairs: str, message: str) -> N
         (["u,v,r", "1,2,6"], "user=u,video=v,rating=r,rating_max=5", r"line 2: r is '6', .* rating from 0 to 5"),
         (["u,v,t", "1,2,2020-13-01"], "user=u,video=v,time=t", r"line 2: t is '2020-13-01', .* ISO 8601"),
         (["u,v", ",2"], "user=u,video=v", r"line 2: u is ''"),
+        (["u,v,n", "1,2,x", '3,4,"y', "5,6,z"], "user=u,video=v", r"line 3: a quote"),
         (["u,v,t"], "user=u,video=v,time=t", r"holds no rows"),
         (["u;v", "1;2"], "user=u,video=v,separator=comma", r"comma does not lead to .*separator=semicolon"),
         (["7"], "layout=sequences", r"line 1: holds a user and no video"),
