@@ -18,7 +18,7 @@ from stream.cli import cli
         (["--speedup", "5"], "--speedup is for --log-speed"),
         (["--rate", "nan"], "nan is not a finite number"),
         (["--log-speed", "--speedup", "inf"], "inf is not a finite number"),
-        (["--mapping", "user=u"], "video and time must be given"),
+        (["--mapping", "user=u"], "video must be given"),
         (["-"], "standard input"),
     ],
 )
