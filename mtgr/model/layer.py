@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from mtgr.config import GROUPS, ModelConfig
 from mtgr.kernels.silu_attention import silu_attention, softmax_attention
 from mtgr.model.bias import RelativeBias
 from mtgr.model.jagged import Group
 from mtgr.model.norm import GroupLayerNorm
+
+_RECOMPUTED_LENGTH: Final = 256
+"""From so many tokens on a training keeps no scores for the backward, but computes them again: they are what grows
+with the square of the length.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +93,10 @@ class HSTULayer(nn.Module):
                 joined[sight.group.places].view(b, tokens, self.n_heads, width).transpose(1, 2)
                 for joined, width in ((q, self.d_qk), (k, self.d_qk), (v, self.d_v))
             )
-            bias = None
-            if self.bias is not None:
-                assert sight.distances is not None
-                bias = self.bias(sight.distances, sight.buckets)
-            scale = self.d_qk**-0.5
-            if self.softmax:
-                mixed = softmax_attention(queries, keys, values, sight.mask, scale=scale, bias=bias)
+            if torch.is_grad_enabled() and tokens >= _RECOMPUTED_LENGTH:
+                mixed: Tensor = checkpoint(self._mix, queries, keys, values, sight, use_reentrant=False)
             else:
-                mixed = silu_attention(
-                    queries, keys, values, sight.mask, scale=scale, length=self.length, bias=bias
-                )
+                mixed = self._mix(queries, keys, values, sight)
             flat = mixed.transpose(1, 2).reshape(b * tokens, -1)  # (b * L, H * d_v)
             parts.append(flat if sight.group.inside is None else flat[sight.group.inside])
         if len(parts) == 1 and sights[0].group.inside is None:
@@ -104,3 +104,14 @@ class HSTULayer(nn.Module):
         joined = torch.cat(parts)
         rows = torch.cat([sight.group.rows for sight in sights])
         return torch.empty_like(joined).index_copy(0, rows, joined)
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
+        """(b, heads, L, d) queries, keys and values to (b, heads, L, d_v)."""
+        bias = None
+        if self.bias is not None:
+            assert sight.distances is not None
+            bias = self.bias(sight.distances, sight.buckets)
+        scale = self.d_qk**-0.5
+        if self.softmax:
+            return softmax_attention(q, k, v, sight.mask, scale=scale, bias=bias)
+        return silu_attention(q, k, v, sight.mask, scale=scale, length=self.length, bias=bias)
