@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, final
 
 from msgspec import Meta, Struct
 
@@ -72,6 +72,7 @@ class Share(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag
     schema_version: SchemaVersion = 1
 
 
+@final
 class Profile(
     Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="profile"
 ):

@@ -31,8 +31,10 @@ from stream.settings import Settings
 from stream.source import Source, events_consumer, lone_consumer, read_record
 from stream.state import RocksMemory
 from stream.supervision import SupervisedGenerator
-from stream.topics import ensure_topics
+from stream.topics import TopicReport, ensure_topics
 from stream.triggers import TriggerRules
+from stream.videos import COMPONENT as VIDEOS
+from stream.videos import VideoTable
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +59,10 @@ class Daemon:
         self._settings = settings
         self._new_generator = generator_factory(settings)
         self.metrics = Metrics()
-        self.health = Health(["kafka", "generator", "partitions"])
+        components = ["kafka", "generator", "partitions"]
+        if settings.topics.videos is not None:
+            components.append(VIDEOS)
+        self.health = Health(components)
         self.endpoint = HttpEndpoint(settings.http, self.metrics, self.health)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._stopping = asyncio.Event()
@@ -104,6 +109,7 @@ class Daemon:
         topics = {report.topic.role: report for report in await self._unless_stopped(ensure_topics(settings))}
         self.health.ready("kafka")
         model = await self._unless_stopped(generator.start())
+        table = await self._video_table(stack, generator, topics.get("videos"))
 
         consumer = events_consumer(settings)
         cycle = AtLeastOnce(settings, consumer, int(topics["dead_letters"].configs["max.message.bytes"]))
@@ -136,16 +142,45 @@ class Daemon:
         # records come and go by the thousand, and none is part of a cycle: looking for one that often costs 5 %
         gc.set_threshold(*_GC_THRESHOLDS)
         log.info("daemon_started", group=settings.kafka.group_id, model=model.name, version=model.version)
-        await self._loops(source, dispatcher, committer, assignment)
+        await self._loops(source, dispatcher, committer, assignment, table)
+
+    async def _video_table(
+        self, stack: AsyncExitStack, generator: SupervisedGenerator, report: TopicReport | None
+    ) -> VideoTable | None:
+        """The videos topic, read to its end before the first list is made; None where there is none."""
+        if report is None:
+            return None
+        settings = self._settings
+        consumer = lone_consumer(settings)
+        await self._unless_stopped(start(consumer, settings.kafka))
+        stack.push_async_callback(stop, consumer)
+        table = VideoTable(
+            consumer,
+            [TopicPartition(report.topic.name, number) for number in range(report.partitions)],
+            generator.add_videos,
+            self.metrics,
+            self.health,
+            patience_seconds=settings.kafka.connect_timeout_seconds,
+        )
+        await self._unless_stopped(table.catch_up())
+        return table
 
     async def _loops(
-        self, source: Source, dispatcher: Dispatcher, committer: Committer, assignment: Assignment
+        self,
+        source: Source,
+        dispatcher: Dispatcher,
+        committer: Committer,
+        assignment: Assignment,
+        table: VideoTable | None,
     ) -> None:
         reading = asyncio.create_task(source.run(), name="source")
         making = asyncio.create_task(dispatcher.run(), name="dispatcher")
         committing = asyncio.create_task(committer.run(), name="committer")
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
-        working = {reading, making, committing, asyncio.ensure_future(assignment.failure)}
+        serving = {making, committing}
+        if table is not None:
+            serving.add(asyncio.create_task(table.run(), name="videos"))
+        working = {reading, asyncio.ensure_future(assignment.failure), *serving}
         try:
             await _first(working | {stopping})
             # told to stop: no event is read from here on, but lists are still made and committed
@@ -161,7 +196,7 @@ class Daemon:
                 owed = sum(part.owed for part in self._partitions.values())
                 log.warning("drain_deadline_passed", owed=owed)
             finally:
-                await _cancel(draining, making, committing)
+                await _cancel(draining, *serving)
             try:
                 async with asyncio.timeout(_LAST_COMMIT_SECONDS):
                     await committer.commit(self._partitions.values())
@@ -169,7 +204,7 @@ class Daemon:
                 log.warning("last_commit_timed_out")
             log.info("drained", seconds=round(time.monotonic() - started, 2))
         finally:
-            await _cancel(reading, making, committing, stopping)
+            await _cancel(reading, *serving, stopping)
 
     async def _unless_stopped(self, step: Coroutine[Any, Any, Any]) -> Any:
         """The result of a step of the start, which a stop interrupts; raises _Stopped then."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mtgr.checkpoint import open_checkpoint
-from mtgr.requests import ListOutcome, ListRequest, ModelInfo
+from mtgr.requests import AddedVideos, ListOutcome, ListRequest, ModelInfo, NewVideo
 from stream.settings import Settings
 
 
@@ -25,15 +25,22 @@ class Generator(Protocol):
     async def recommend(self, requests: Sequence[ListRequest]) -> list[ListOutcome]:
         """One outcome for each request, in order; raises EngineFailed when the engine broke."""
 
+    async def add_videos(self, videos: Sequence[NewVideo]) -> AddedVideos:
+        """Let new videos be recommended by this object; raises EngineFailed when the engine broke."""
+
     async def close(self) -> None:
         """Release everything; no process is left behind."""
 
 
 class TorchGenerator:
-    """The reference model in plain torch, in a thread of this process."""
+    """The reference model in plain torch, in threads of this process: several batches at once, or new videos alone."""
 
     def __init__(self, checkpoint: Path) -> None:
         self._checkpoint = checkpoint
+        self._changing = asyncio.Lock()  # videos join the catalog, or wait to
+        self._batches = 0
+        self._idle = asyncio.Event()  # no batch is being made
+        self._idle.set()
 
     async def start(self) -> ModelInfo:
         from mtgr.reference import ReferenceRecommender
@@ -42,7 +49,20 @@ class TorchGenerator:
         return self._recommender.checkpoint.info
 
     async def recommend(self, requests: Sequence[ListRequest]) -> list[ListOutcome]:
-        return await asyncio.to_thread(self._recommender.recommend, list(requests))
+        async with self._changing:
+            self._batches += 1
+            self._idle.clear()
+        try:
+            return await asyncio.to_thread(self._recommender.recommend, list(requests))
+        finally:
+            self._batches -= 1
+            if not self._batches:
+                self._idle.set()
+
+    async def add_videos(self, videos: Sequence[NewVideo]) -> AddedVideos:
+        async with self._changing:
+            await self._idle.wait()
+            return await asyncio.to_thread(self._recommender.add_videos, list(videos))
 
     async def close(self) -> None:
         return

@@ -170,7 +170,7 @@ class Partition:
             state = get_state(user_id)
             if record.offset <= state.offset:
                 continue  # folded in before a restart that came between its commit and the offset's
-            if isinstance(event, Profile):
+            if type(event) is Profile:  # isinstance takes 5 % of the fold
                 if state.fold_profile(event):
                     dirty[user_id] = state
                     profile_bytes += len(state.profile)

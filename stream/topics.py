@@ -1,4 +1,4 @@
-"""The four topics: what they should be, what they are, and creating those that are missing."""
+"""The topics: what they should be, what they are, and creating those that are missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mtgr.errors import InputError
 from stream.kafka import client_options, connected, is_connection_error
 from stream.settings import KafkaSettings, Settings
 
-Role = Literal["events", "lists", "dead_letters", "changelog"]
+Role = Literal["events", "lists", "dead_letters", "changelog", "videos"]
 Outcome = Literal["ready", "created", "missing", "wrong"]
 
 _DAY_MS: Final = 86_400_000
@@ -57,7 +57,10 @@ class _Found(Struct, frozen=True):
 
 
 def wanted_topics(settings: Settings) -> list[Topic]:
-    """The topics of a daemon with these settings; the changelog has the events' partitions, one to one."""
+    """The topics of a daemon with these settings; the changelog has the events' partitions, one to one.
+
+    That of the videos is among them only where it is named.
+    """
     topics = settings.topics
     durable = {}
     if topics.replication_factor >= _DURABLE_REPLICATION:
@@ -77,6 +80,8 @@ def wanted_topics(settings: Settings) -> list[Topic]:
         "dead_letters": (topics.dead_letters, dead),
         "changelog": (settings.changelog_topic, changelog),
     }
+    if topics.videos is not None:
+        by_role["videos"] = (topics.videos, {"cleanup.policy": "compact"})
     return [
         Topic(
             role=role,
@@ -242,8 +247,8 @@ def _report(topic: Topic, found: _Found | None, configs: Mapping[str, str]) -> T
 
 
 def _partition_problems(topic: Topic, found: _Found) -> list[str]:
-    # lists and dead letters may have any number: nothing else is counted by theirs
-    if topic.role in ("lists", "dead_letters") or found.partitions == topic.partitions:
+    # the others may have any number: nothing else is counted by theirs
+    if topic.role not in ("events", "changelog") or found.partitions == topic.partitions:
         return []
     has = (
         f"topic {topic.name} has {found.partitions} partitions where topics.partitions is {topic.partitions}"
@@ -262,6 +267,10 @@ def _cleanup_problems(topic: Topic, policy: str) -> list[str]:
     match topic.role:
         case "changelog" if policies != {"compact"}:
             return [f"{has} where a changelog must have compact, or the state of silent users is lost"]
+        case "videos" if policies != {"compact"}:
+            return [
+                f"{has} where videos must have compact, or a daemon that starts later knows fewer of them"
+            ]
         case "events" | "dead_letters" if "compact" in policies:
             noun = "events" if topic.role == "events" else "dead letters"
             return [f"{has} where {noun} must have delete: compaction keeps only the last of each user"]

@@ -16,6 +16,7 @@ from prometheus_client import (
 )
 
 _EVENT_TYPES: Final = ("watch", "like", "favorite", "share", "profile")
+_VIDEO_OUTCOMES: Final = ("added", "known", "refused", "invalid")
 _LATENCIES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0)
 _COMMIT_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _RESTORE_SECONDS: Final = (0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
@@ -57,6 +58,14 @@ class Metrics:
         )
         self.dead_letters = _Counters(
             self._counter("dead_letters", "Records sent to the dead-letter topic.", "stage")
+        )
+        self.videos = _Counters(
+            self._counter(
+                "videos",
+                "Videos read from their topic: added to the catalog, known to it, refused, or invalid.",
+                "outcome",
+            ),
+            _VIDEO_OUTCOMES,
         )
         self.lists = self._counter("lists", "Recommendation lists published.")
         self.refusals = self._counter("refusals", "List requests that the model refused.")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtgr.errors import EngineFailed, InputError
-from mtgr.requests import ListOutcome, ListRefusal, ListRequest, ListResult, ModelInfo
+from mtgr.requests import AddedVideos, ListOutcome, ListRefusal, ListRequest, ListResult, ModelInfo, NewVideo
 from stream import supervision
 from stream.errors import Fatal
 from stream.observability import Health, Metrics
@@ -302,3 +302,61 @@ async def test_an_engine_closed_under_a_batch_fails_it() -> None:
     assert isinstance(result, list | Fatal | EngineFailed)
     await generator.close()
     assert not engines.alive
+
+
+# ---- videos
+
+
+def new_videos(*video_ids: str) -> list[NewVideo]:
+    return [NewVideo(video_id, f"about {video_id}".encode()) for video_id in video_ids]
+
+
+async def test_new_videos_are_handed_to_every_later_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that is restarted knows what the one before was told, in batches, before it is asked for a list."""
+    monkeypatch.setattr(supervision, "_BATCH_VIDEOS", 2)
+    engines = Engines(poison={"bad"})
+    generator, _, _ = supervised(engines)
+    await generator.start()
+    assert await generator.add_videos(new_videos("a", "b", "c")) == AddedVideos(3, 0, [])
+    assert await generator.add_videos(new_videos("c", "d")) == AddedVideos(1, 1, [])
+    await generator.recommend(requests("bad"))
+    assert len(engines.made) > 1
+    told = {video.video_id: video.attributes for video in new_videos("a", "b", "c", "d")}
+    assert all(engine.videos == told for engine in engines.made)
+
+
+async def test_refused_videos_are_told_and_not_offered_again() -> None:
+    """Videos for which there is no place are named, and take no place of others after a restart."""
+    engines = Engines(places=2, poison={"bad"})
+    generator, _, _ = supervised(engines)
+    await generator.start()
+    assert await generator.add_videos(new_videos("a", "b", "c")) == AddedVideos(2, 0, ["c"])
+    await generator.recommend(requests("bad"))
+    assert engines.alive[0].videos.keys() == {"a", "b"}
+
+
+async def test_a_video_that_breaks_engines_is_left_out() -> None:
+    """A video that breaks every engine is refused, and the others of its batch join."""
+    engines = Engines(poison={"b"})
+    generator, _, health = supervised(engines)
+    await generator.start()
+    assert await generator.add_videos(new_videos("a", "b", "c")) == AddedVideos(2, 0, ["b"])
+    assert engines.alive[0].videos.keys() == {"a", "c"}
+    assert health.is_ready
+    assert is_for((await generator.recommend(requests("u")))[0], "u")
+
+
+async def test_videos_under_way_when_the_engine_breaks_reach_the_next() -> None:
+    """A batch of videos that an engine takes along when it dies is handed to its successor."""
+    engines = Engines()
+    generator, _, _ = supervised(engines)
+    await generator.start()
+    engines.gate.clear()
+    adding = asyncio.create_task(generator.add_videos(new_videos("a")))
+    serving = asyncio.create_task(generator.recommend(requests("u")))
+    await engines.until(lambda: len(engines.batches) == 1, "the batch")
+    engines.made[0].break_down()
+    engines.gate.set()
+    assert is_for((await serving)[0], "u")
+    assert await adding == AddedVideos(1, 0, [])
+    assert engines.alive[0].videos.keys() == {"a"}

@@ -21,6 +21,13 @@ def test_the_changelog_is_compacted_and_partitioned_like_the_events() -> None:
     }
 
 
+def test_videos_are_compacted_and_wanted_only_where_they_are_named() -> None:
+    """A daemon without new videos needs no topic for them; one with them needs all of them for ever."""
+    assert "videos" not in {topic.role for topic in wanted_topics(Settings())}
+    (videos,) = [t for t in wanted_topics(Settings(topics=TopicSettings(videos="v"))) if t.role == "videos"]
+    assert (videos.name, videos.configs["cleanup.policy"]) == ("v", "compact")
+
+
 def test_three_replicas_must_agree_by_majority() -> None:
     """An acknowledged record of a replicated topic survives the loss of a broker."""
     topics = msgspec.structs.replace(TopicSettings(), replication_factor=3)

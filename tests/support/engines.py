@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from mtgr.errors import EngineFailed
-from mtgr.requests import ListOutcome, ListRequest, ListResult, ModelInfo
+from mtgr.requests import AddedVideos, ListOutcome, ListRequest, ListResult, ModelInfo, NewVideo
 
 MODEL = ModelInfo("tiny", "1", 16, 100)
 
@@ -16,13 +16,15 @@ MODEL = ModelInfo("tiny", "1", 16, 100)
 class Engines:
     """A factory of engines, and what happens to all of them.
 
-    poison: users whose requests break an engine. hanging: users whose requests are never answered. failing_starts:
-    how many starts fail from now on. gate: while it is closed, no engine answers.
+    poison: users whose requests break an engine, and videos that do. hanging: users whose requests are never
+    answered. failing_starts: how many starts fail from now on. places: for new videos in each engine. gate: while it
+    is closed, no engine answers.
     """
 
     poison: set[str] = field(default_factory=set)
     hanging: set[str] = field(default_factory=set)
     failing_starts: int = 0
+    places: int = 1_000
     made: list[Engine] = field(default_factory=list)
     batches: list[list[str]] = field(default_factory=list)
 
@@ -57,6 +59,7 @@ class Engine:
         self._engines = engines
         self.started = False
         self.closed = False
+        self.videos: dict[str, bytes] = {}
         self._over = asyncio.Event()
 
     async def start(self) -> ModelInfo:
@@ -81,6 +84,18 @@ class Engine:
         if self._over.is_set():
             raise EngineFailed("the engine broke")
         return [ListResult([f"for {user}"], [-1.0], 1, 0) for user in users]
+
+    async def add_videos(self, videos: Sequence[NewVideo]) -> AddedVideos:
+        await self._unless_over(self._engines.gate)
+        if self._engines.poison.intersection(video.video_id for video in videos):
+            self._over.set()
+        if self._over.is_set():
+            raise EngineFailed("the engine broke")
+        new = [video for video in videos if video.video_id not in self.videos]
+        taken = new[: max(self._engines.places - len(self.videos), 0)]
+        self.videos.update((video.video_id, video.attributes) for video in taken)
+        refused = [video.video_id for video in new[len(taken) :]]
+        return AddedVideos(len(taken), len(videos) - len(new), refused)
 
     async def close(self) -> None:
         await asyncio.sleep(0)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from mtgr.errors import EngineFailed
 from mtgr.reference import ReferenceRecommender
-from mtgr.requests import ListOutcome, ListRequest, ModelInfo
+from mtgr.requests import AddedVideos, ListOutcome, ListRequest, ModelInfo, NewVideo
 from mtgr.serving.server import EngineServer
 
 
@@ -67,6 +67,11 @@ class ScriptedGenerator:
             return await asyncio.to_thread(script.reference.recommend, list(requests))
         finally:
             script._users -= len(requests)
+
+    async def add_videos(self, videos: Sequence[NewVideo]) -> AddedVideos:
+        if self._broken:
+            raise EngineFailed("the scripted engine died")
+        return self._script.reference.add_videos(videos)
 
     async def close(self) -> None:
         self._broken = True
