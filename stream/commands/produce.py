@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
+from typing import Final
 
 import click
 import structlog
@@ -17,9 +18,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from mtgr.datasets import ColumnMapping, SkippedRecords, parse_mapping, read_events
+from mtgr.datasets.attributes import read_attributes
 from mtgr.datasets.wire_log import decode_lines
-from schemas.codecs import JSON, MESSAGEPACK
+from schemas.attributes import Attributes
+from schemas.codecs import JSON, MESSAGEPACK, ContentType
 from schemas.events import Event
+from schemas.videos import Video
 from stream.kafka import quieten
 from stream.numbers import FiniteFloatRange
 from stream.observability import configure_logging
@@ -27,18 +31,24 @@ from stream.settings import Settings, settings_options
 from stream.tools.pacing import LogPace, Pace, RatePace, Unpaced
 from stream.tools.producer import EventProducer, SendFailed, Sent
 from stream.tools.resumption import Position
+from stream.tools.video_producer import send_videos
 
 log = structlog.get_logger(__name__)
 
 _BUNCH_EVENTS = 2_000
 _PIPE_BYTES = 1 << 16
 _LOG_SECONDS = 5.0
-_CONTENT_TYPES = {"json": JSON, "msgpack": MESSAGEPACK}
+_CONTENT_TYPES: Final[dict[str, ContentType]] = {"json": JSON, "msgpack": MESSAGEPACK}
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
 @settings_options
+@click.option(
+    "--videos", type=click.Path(path_type=Path), metavar="FILE",
+    help="Attributes of videos, sent to the videos topic before any event: CSV, Parquet or JSON lines, with the ids "
+    "in a column video_id or the first one.",
+)  # fmt: skip
 @click.option("--rate", type=FiniteFloatRange(min=0, min_open=True), help="Events a second, at most.")
 @click.option("--log-speed", is_flag=True, help="Keep the gaps between events as they are in the log.")
 @click.option(
@@ -66,6 +76,7 @@ _CONTENT_TYPES = {"json": JSON, "msgpack": MESSAGEPACK}
 def command(
     settings: Settings,
     files: tuple[Path, ...],
+    videos: Path | None,
     rate: float | None,
     log_speed: bool,
     speedup: float | None,
@@ -75,11 +86,15 @@ def command(
     encoding: str,
     resume: Path | None,
 ) -> int:
-    """Send the events of logs to the events topic, keyed by user, in time order.
+    """Send the events of logs to the events topic, keyed by user, in time order, and videos to theirs.
 
     FILE is JSON lines as on the wire, a KuaiRand log, or CSV with columns named by --mapping; any of them may
     be compressed by gzip. - reads JSON lines from standard input. Ctrl-C stops after what has been begun.
     """
+    if not files and videos is None:
+        raise click.UsageError("name logs of events, or videos by --videos")
+    if videos is not None and settings.topics.videos is None:
+        raise click.UsageError("--videos needs a topic to send them to, such as --set topics.videos=videos")
     if rate is not None and log_speed:
         raise click.UsageError("--rate and --log-speed exclude each other: one pace at a time")
     if speedup is not None and not log_speed:
@@ -92,6 +107,7 @@ def command(
     columns = parse_mapping(mapping) if mapping else None
     configure_logging(settings.log)
     quieten()
+    known = read_attributes(videos) if videos is not None else {}
     run = _Run(settings.topics.events, skip_invalid)
     if resume is not None:
         position = Position.start_of(files, settings.topics.events, columns).resumed_from(resume)
@@ -100,12 +116,28 @@ def command(
     bunches = run.read_stdin() if from_stdin else run.read_files(files, columns)
     if limit is not None:
         bunches = _limited(bunches, limit)
+    if videos is not None:
+        _send_videos(settings, known, encoding)
+        if not files:
+            return 0
     pace: Pace = Unpaced()
     if rate is not None:
         pace = RatePace(rate)
     elif log_speed:
         pace = LogPace(speedup or 1.0)
     return asyncio.run(run.send(settings, pace, encoding, bunches))
+
+
+def _send_videos(settings: Settings, known: Mapping[str, Attributes], encoding: str) -> None:
+    topic = settings.topics.videos
+    assert topic is not None
+    videos = (Video(video_id=video_id, attributes=attributes) for video_id, attributes in known.items())
+    begun = perf_counter()
+    try:
+        sent = asyncio.run(send_videos(settings.kafka, topic, videos, _CONTENT_TYPES[encoding]))
+    except SendFailed as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{sent:,} videos to {topic} in {perf_counter() - begun:.1f} s")
 
 
 class _Run:
@@ -178,9 +210,7 @@ class _Run:
                     log_time=_moment(sent.timestamp_ms),
                 )
 
-        producer = EventProducer(
-            settings.kafka, self._topic, pace, _CONTENT_TYPES[encoding], on_progress  # type: ignore[arg-type]
-        )  # fmt: skip
+        producer = EventProducer(settings.kafka, self._topic, pace, _CONTENT_TYPES[encoding], on_progress)
         stopped_by: list[int] = []
         running = asyncio.ensure_future(producer.run(bunches))
 

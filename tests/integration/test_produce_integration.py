@@ -17,8 +17,9 @@ from events import EventMaker, names
 from records import TopicNames, consume, read_to_end
 from tools import Tool, ended, settings_for
 
-from schemas.codecs import decode_event
+from schemas.codecs import decode_event, decode_video
 from schemas.events import Event
+from schemas.videos import Video
 from stream.tools.partitioning import partition_of
 from stream.topics import ensure_topics
 
@@ -167,3 +168,31 @@ async def test_a_broker_that_goes_away_ends_the_run_after_the_time_that_was_set(
         event.event_id for event in decoded(await read_to_end(broker.bootstrap_servers, topic_names.events))
     }
     assert len(found) == 5_000
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/msgpack"])
+async def test_videos_of_a_file_are_sent_before_the_events(
+    kafka: str, topics: TopicNames, log_of: WriteLog, tmp_path: Path, content_type: str
+) -> None:
+    """Each row of a table becomes a video with its attributes, keyed by its id, in a compacted topic."""
+    log, events = log_of(20)
+    file = tmp_path / "videos.csv"
+    file.write_text("video_id,author,seconds\nv1,a,31.5\nv2,b,\n")
+    topic = f"{topics.group}-videos"
+    tool = Tool(kafka, topics, topics__videos=topic)
+    missing = await tool.run("produce", "--videos", file)
+    assert (missing.code, f"there is no topic {topic}" in missing.err) == (2, True)
+    assert (await tool.run("topics")).code == 0
+    encoding = content_type.removeprefix("application/")
+    ended = await tool.run("produce", log, "--videos", file, "--format", encoding)
+    assert ended.code == 0, ended.err
+    assert f"2 videos to {topic}" in ended.out
+    found = {
+        record.key: decode_video(record.value, dict(record.headers)["content-type"])
+        for record in await read_to_end(kafka, topic)
+    }
+    assert found == {
+        b"v1": Video(video_id="v1", attributes={"author": "a", "seconds": 31.5}),
+        b"v2": Video(video_id="v2", attributes={"author": "b"}),
+    }
+    assert len(await read_to_end(kafka, topics.events)) == len(events)

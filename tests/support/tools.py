@@ -47,8 +47,9 @@ class Ended(NamedTuple):
 class Tool:
     """`mtgr-stream` with the broker and the topic names set."""
 
-    def __init__(self, bootstrap_servers: str, names: TopicNames) -> None:
-        self._settings = tool_settings(bootstrap_servers, names)
+    def __init__(self, bootstrap_servers: str, names: TopicNames, **changes: object) -> None:
+        """`changes` as `tool_settings` takes them."""
+        self._settings = tool_settings(bootstrap_servers, names, **changes)
 
     @contextlib.asynccontextmanager
     async def started(self, command: str, *arguments: object) -> AsyncIterator[asyncio.subprocess.Process]:
