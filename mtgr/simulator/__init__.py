@@ -7,6 +7,6 @@ like, and like, save or share some of that. So there is something to learn from 
 popularity does not know.
 """
 
-from mtgr.simulator.simulation import Simulation, simulate
+from mtgr.simulator.simulation import Simulation, describe_users, describe_videos, simulate
 
-__all__ = ["Simulation", "simulate"]
+__all__ = ["Simulation", "describe_users", "describe_videos", "simulate"]

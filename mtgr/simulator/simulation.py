@@ -1,11 +1,11 @@
-"""The events of many users' sessions in one order of time."""
+"""The events of many users' sessions in one order of time, and what is known of users and videos beforehand."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
 from random import Random
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
@@ -13,9 +13,12 @@ from mtgr.errors import InputError
 from mtgr.simulator.videos import Videos
 from mtgr.simulator.viewers import DAY, MEAN_SESSIONS_A_DAY, MEAN_WATCHES, Action, Viewer
 from schemas.bounds import MAX_TIMESTAMP_MS
-from schemas.events import Event, Favorite, Like, Share, Watch
+from schemas.events import Event, Favorite, Like, Profile, Share, Watch
+from schemas.videos import Video
 
 _TOPICS: Final = 16
+_VIDEOS_OF_AUTHOR: Final = 20  # on average
+_TOLD_INTERESTS: Final = 2
 _CHANNELS: Final = ("message", "feed", "link")
 
 
@@ -52,11 +55,68 @@ def simulate(simulation: Simulation) -> Iterator[Event]:
     return _simulate(simulation)
 
 
+def describe_videos(simulation: Simulation) -> Iterator[Video]:
+    """What is known of a simulation's videos before anybody watches them: category, author, tags and length.
+
+    A series has one author; an author keeps to one category. Raises InputError for numbers out of bounds.
+    """
+    simulation.check()
+    videos = _Population.of(simulation).videos
+    random = Random(f"authors {simulation.seed}")
+    authors = max(simulation.videos // _VIDEOS_OF_AUTHOR // _TOPICS, 2)
+    author_of: dict[int, str] = {}
+    series_of: dict[int, str] = {}
+    for topic, of_topic in enumerate(videos.of_topic):
+        for video in of_topic:  # by birth, so that a part comes before the next
+            author = author_of.setdefault(video, f"a{topic:02d}-{random.randrange(authors)}")
+            if (part := videos.next_part[video]) >= 0:
+                author_of[part] = author
+                series_of[part] = series_of.setdefault(video, f"series-{video}")
+    for video, (topic, seconds, birth) in enumerate(
+        zip(videos.topic, videos.seconds, videos.birth, strict=True)
+    ):
+        category = _category(topic)
+        tags = [category, series_of[video]] if video in series_of else [category]
+        yield Video(
+            video_id=_video_id(video),
+            attributes={"category": category, "author": author_of[video], "tags": tags, "seconds": seconds},
+            timestamp_ms=min(simulation.start_ms + int(birth * 1000), MAX_TIMESTAMP_MS),
+        )
+
+
+def describe_users(simulation: Simulation) -> Iterator[Profile]:
+    """What a simulation's users have told of themselves at its start: interests, the strongest first, and the hour
+    at which they mostly come. Raises InputError for numbers out of bounds.
+    """
+    simulation.check()
+    for user, viewer in enumerate(_Population.of(simulation).viewers):
+        yield Profile(
+            event_id=f"{simulation.seed:x}-profile-{user:x}",
+            user_id=_user_id(user),
+            timestamp_ms=simulation.start_ms,
+            attributes={
+                "interests": [_category(topic) for topic in viewer.topics[:_TOLD_INTERESTS]],
+                "hour": float(int(viewer.hour) % 24),
+            },
+        )
+
+
+class _Population(NamedTuple):
+    random: Random
+    """As it stands once these are made."""
+    videos: Videos
+    viewers: list[Viewer]
+
+    @classmethod
+    def of(cls, simulation: Simulation) -> _Population:
+        random = Random(simulation.seed)
+        span = simulation.events / simulation.users / (MEAN_SESSIONS_A_DAY * MEAN_WATCHES) * DAY
+        videos = Videos.make(simulation.videos, _TOPICS, span, random)
+        return cls(random, videos, [Viewer.make(_TOPICS, random) for _ in range(simulation.users)])
+
+
 def _simulate(simulation: Simulation) -> Iterator[Event]:
-    random = Random(simulation.seed)
-    span = simulation.events / simulation.users / (MEAN_SESSIONS_A_DAY * MEAN_WATCHES) * DAY
-    videos = Videos.make(simulation.videos, _TOPICS, span, random)
-    viewers = [Viewer.make(_TOPICS, random) for _ in range(simulation.users)]
+    random, videos, viewers = _Population.of(simulation)
     # (seconds, user), the earliest first
     beginnings = [(viewer.next_session(0.0, random), user) for user, viewer in enumerate(viewers)]
     heapq.heapify(beginnings)
@@ -93,7 +153,7 @@ class _Writer:
     def __call__(self, user: int, session: int, action: Action) -> Event:
         event_id = f"{self._prefix}{self.count:x}"
         self.count += 1
-        user_id, video_id, session_id = f"u{user:06d}", f"v{action.video:06d}", f"s{session:x}"
+        user_id, video_id, session_id = _user_id(user), _video_id(action.video), f"s{session:x}"
         timestamp_ms = self._start_ms + int(action.seconds * 1000)
         if timestamp_ms > MAX_TIMESTAMP_MS:
             raise InputError("events: they reach beyond the year 2100; simulate more users or fewer events")
@@ -126,3 +186,15 @@ class _Writer:
             timestamp_ms=timestamp_ms,
             session_id=session_id,
         )
+
+
+def _user_id(user: int) -> str:
+    return f"u{user:06d}"
+
+
+def _video_id(video: int) -> str:
+    return f"v{video:06d}"
+
+
+def _category(topic: int) -> str:
+    return f"topic-{topic:02d}"

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mtgr.simulator import Simulation, simulate
+from mtgr.simulator import Simulation, describe_users, describe_videos, simulate
 
 _DEFAULT = Simulation()
 _BATCH_EVENTS = 4_096
@@ -34,13 +34,28 @@ _YEARS = range(1970, 2099)  # events of the year after still fit into their boun
     type=click.DateTime(),
     help="Time of the first session, UTC.  [default: 2024-01-01]",
 )
+@click.option("--profiles", is_flag=True, help="Begin with what is known of each user.")
+@click.option(
+    "--describe-videos", "described",
+    type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="Write what is known of the videos there, as JSON lines for produce --videos.",
+)  # fmt: skip
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path("-"),
     help="File of JSON lines, compressed if it ends in .gz; - is standard output.  [default: -]",
 )
-def command(users: int, videos: int, events: int, seed: int, start: datetime | None, out: Path) -> None:
+def command(
+    users: int,
+    videos: int,
+    events: int,
+    seed: int,
+    start: datetime | None,
+    profiles: bool,
+    described: Path | None,
+    out: Path,
+) -> None:
     """Write the events of simulated users, in time order, as JSON lines.
 
     The users have tastes that drift, come in sessions, follow series, and watch longer what they like; so a
@@ -54,6 +69,9 @@ def command(users: int, videos: int, events: int, seed: int, start: datetime | N
             )
         simulation = replace(simulation, start_ms=int(start.replace(tzinfo=UTC).timestamp() * 1000))
     made = simulate(simulation)
+    if described is not None:
+        with _opened(described) as file:
+            file.write(msgspec.json.Encoder().encode_lines(list(describe_videos(simulation))))
     console = Console(stderr=True)
     begun = perf_counter()
     progress = Progress(
@@ -68,6 +86,8 @@ def command(users: int, videos: int, events: int, seed: int, start: datetime | N
     encode = msgspec.json.Encoder().encode_lines
     with _opened(out) as file, progress:
         task = progress.add_task("", total=events)
+        if profiles:
+            file.write(encode(list(describe_users(simulation))))
         batch = []
         for event in made:
             batch.append(event)
@@ -91,7 +111,7 @@ def _opened(out: Path) -> Iterator[BinaryIO]:
     try:
         file = partial.open("wb")
     except OSError as error:
-        raise click.BadParameter(f"{out} cannot be written: {error.strerror}", param_hint="--out") from None
+        raise click.BadParameter(f"{out} cannot be written: {error.strerror}") from None
     try:
         with file:
             if out.suffix == ".gz":

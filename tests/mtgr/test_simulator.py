@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtgr.errors import InputError
-from mtgr.simulator import Simulation, simulate
+from mtgr.simulator import Simulation, describe_users, describe_videos, simulate
 from mtgr.simulator.videos import Videos
 from mtgr.simulator.viewers import Viewer
-from schemas.codecs import decode_event, encode_event
+from schemas.codecs import decode_event, decode_video, encode_event, encode_video
 from schemas.events import Event, Watch
 
 SIMULATION = Simulation(users=300, videos=600, events=40_000, seed=3)
@@ -154,3 +154,44 @@ def test_a_simulation_that_outlasts_the_wire_is_refused() -> None:
     late = Simulation(users=1, videos=16, events=10_000, start_ms=4_102_444_000_000)
     with pytest.raises(InputError, match="beyond the year 2100"):
         list(simulate(late))
+
+
+@settings(max_examples=25)
+@given(
+    users=st.integers(1, 50), videos=st.integers(16, 200), count=st.integers(0, 300), seed=st.integers(0, 99)
+)
+def test_videos_and_users_are_described_validly_and_repeatably(
+    users: int, videos: int, count: int, seed: int
+) -> None:
+    """Every video and every user of a simulation is described once, in the words of the wire, and no other."""
+    simulation = Simulation(users=users, videos=videos, events=count, seed=seed)
+    known, told = list(describe_videos(simulation)), list(describe_users(simulation))
+    assert (
+        [decode_video(encode_video(video)) for video in known] == known == list(describe_videos(simulation))
+    )
+    assert (
+        [decode_event(encode_event(profile)) for profile in told] == told == list(describe_users(simulation))
+    )
+    assert len({video.video_id for video in known}) == videos
+    assert len({profile.user_id for profile in told}) == users
+    for event in simulate(simulation):
+        assert event.video_id in {video.video_id for video in known}
+        assert event.user_id in {profile.user_id for profile in told}
+
+
+def test_attributes_say_what_users_will_watch(watches: list[Watch]) -> None:
+    """Users watch the categories that they told longer than the others, and a series stays with one author."""
+    known = {video.video_id: video.attributes for video in describe_videos(SIMULATION)}
+    interests = {profile.user_id: profile.attributes["interests"] for profile in describe_users(SIMULATION)}
+    ratios: dict[bool, list[float]] = {True: [], False: []}
+    for watch in watches:
+        ratios[known[watch.video_id]["category"] in interests[watch.user_id]].append(watch.watch_ratio)
+    assert mean(ratios[True]) > 1.3 * mean(ratios[False])
+    assert len(ratios[True]) > 0.4 * len(watches)
+    authors = defaultdict(set)
+    for attributes in known.values():
+        for tag in attributes["tags"]:
+            authors[tag].add(attributes["author"])
+        assert attributes["category"] in attributes["tags"]
+    assert all(len(found) == 1 for tag, found in authors.items() if tag.startswith("series-"))
+    assert any(len(found) > 1 for tag, found in authors.items() if tag.startswith("topic-"))
