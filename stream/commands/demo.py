@@ -17,7 +17,14 @@ from rich.console import Console
 from rich.table import Table
 
 from stream.demo.kafka import local_kafka
-from stream.demo.log import DemoLog, event_logs, prepare_log, simulated_log
+from stream.demo.log import (
+    DemoLog,
+    event_logs,
+    knowledge_of,
+    prepare_log,
+    simulated_knowledge,
+    simulated_log,
+)
 from stream.demo.play import Play, Report
 from stream.demo.processes import ChildFailed
 from stream.numbers import FiniteFloatRange
@@ -88,7 +95,9 @@ def _demo(
         console.print(text, highlight=False, soft_wrap=True)
 
     with local_kafka(directory / "kafka", say) as servers:
-        log = prepare_log(event_logs(data) if data else simulated_log(directory), directory, users)
+        files = event_logs(data) if data else simulated_log(directory)
+        known = knowledge_of(data) if data else simulated_knowledge()
+        log = prepare_log(files, known, directory, users)
         say(_described(log, data))
         checkpoint = directory / "checkpoint"
         _train(log, checkpoint)
@@ -97,22 +106,17 @@ def _demo(
 
 def _described(log: DemoLog, data: Path | None) -> str:
     skipped = f" ({log.skipped:,} invalid lines passed over)" if log.skipped else ""
+    videos = f", with attributes of {len(log.videos):,} videos" if log.videos else ""
     return (
-        f"{data or 'simulated users'}: {log.training_events:,} events to train on{skipped}; "
+        f"{data or 'simulated users'}: {log.training_events:,} events to train on{skipped}{videos}; "
         f"then {len(log.live):,} later ones of {log.users:,} users to come live"
     )
 
 
 def _train(log: DemoLog, checkpoint: Path) -> None:
     command = [sys.executable, "-m", "stream", "train", "--preset", "tiny"]
-    command += [
-        "--events",
-        str(log.training),
-        "--out",
-        str(checkpoint),
-        "--max-seconds",
-        str(_TRAINING_SECONDS),
-    ]
+    command += ["--out", str(checkpoint), "--max-seconds", str(_TRAINING_SECONDS)]
+    command += [word for file in log.training for word in ("--events", str(file))]
     done = subprocess.run(command, check=False)
     if done.returncode:
         raise click.ClickException(f"training ended with exit code {done.returncode}")
@@ -134,6 +138,16 @@ def _summary(report: Report) -> Table:
         table.add_row(f"{live.p99_ms:,.0f} ms", "from live event to list, 99th percentile")
         table.add_row(f"{report.users_in_batch:.1f}", "users in a batch, mean")
         table.add_row(f"{live.cached_share:.0%}", "of the users' events were in the prefix cache")
+    found = report.next_videos
+    if found.moments:
+        table.add_row(
+            f"{found.listed / found.moments:.1%}",
+            f"of {found.moments:,} times the next new video that a user watched was in the list live at that moment",
+        )
+        table.add_row(
+            f"{found.popular / found.moments:.1%}",
+            "of these times it was among as many of the most watched videos, new to the user",
+        )
     return table
 
 

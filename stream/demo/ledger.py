@@ -6,12 +6,14 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec import Struct
 
+from schemas.codecs import CONTENT_TYPE_HEADER, decode_event
+from schemas.events import Profile, Watch
 from schemas.lists import RecommendationList
 from stream.kafka import client_options, connected
 from stream.settings import Settings
@@ -21,12 +23,15 @@ _READ_SECONDS: Final = 60.0
 
 
 class StoredEvent(NamedTuple):
-    """An event's place in its topic, its user, and when it was sent, in milliseconds since 1970."""
+    """An event's place in its topic, its user, when it was sent, in milliseconds since 1970, and what it was about."""
 
     partition: int
     offset: int
     user_id: str
     sent_ms: int
+    video_id: str | None
+    """None for what is known of the user, after which no list is due."""
+    watched: bool
 
 
 class Arrival(NamedTuple):
@@ -70,12 +75,20 @@ async def stored_events(settings: Settings) -> list[StoredEvent]:
             if monotonic() > deadline:
                 raise TimeoutError(f"{topic} could not be read to its end")
             fetched = await consumer.getmany(timeout_ms=200)
-            events += [
-                StoredEvent(record.partition, record.offset, record.key.decode(), record.timestamp)
-                for records in fetched.values()
-                for record in records
-            ]
+            events += [_stored(record) for records in fetched.values() for record in records]
     return events
+
+
+def _stored(record: Any) -> StoredEvent:
+    event = decode_event(record.value, dict(record.headers).get(CONTENT_TYPE_HEADER))
+    return StoredEvent(
+        record.partition,
+        record.offset,
+        event.user_id,
+        record.timestamp,
+        None if isinstance(event, Profile) else event.video_id,
+        isinstance(event, Watch),
+    )
 
 
 def outcome(
@@ -88,7 +101,7 @@ def outcome(
     """
     offsets: dict[str, list[int]] = defaultdict(list)
     sent: dict[tuple[int, int], int] = {}
-    for event in sorted(events):
+    for event in sorted(event for event in events if event.video_id is not None):
         offsets[event.user_id].append(event.offset)
         sent[event.partition, event.offset] = event.sent_ms
     covered: dict[str, int] = {}

@@ -22,12 +22,14 @@ from schemas.events import Event
 from stream.demo.daemon import DaemonProcess
 from stream.demo.ledger import Arrival, Outcome, ends, outcome, stored_events
 from stream.demo.log import DemoLog
+from stream.demo.next_videos import NextVideos, next_videos
 from stream.demo.screen import Screen
 from stream.kafka import client_options
 from stream.settings import Settings, load_settings
 from stream.tools.list_feed import ListFeed
 from stream.tools.pacing import Pace, RatePace, Unpaced
 from stream.tools.producer import EventProducer, Sent
+from stream.tools.video_producer import send_videos
 from stream.topics import ensure_topics, wanted_topics
 
 _READY_SECONDS: Final = 180.0
@@ -45,7 +47,9 @@ class Report(Struct, frozen=True):
     history_events: int
     live_events: int
     all_lists: int
+    videos: int
     live: Outcome | None
+    next_videos: NextVideos
     dead_letters: int
     duplicates: int
     users_in_batch: float
@@ -66,6 +70,7 @@ class Play:
             "topics.events": f"{name}-events",
             "topics.lists": f"{name}-lists",
             "topics.dead_letters": f"{name}-dead-letters",
+            "topics.videos": f"{name}-videos",
             "topics.partitions": 4,
             "model.checkpoint": str(checkpoint),
             "state.directory": str(directory / "state"),
@@ -107,6 +112,8 @@ class Play:
     async def _run(self, seconds: float, rate: float | None) -> Report:
         settings, log = self._settings, self._log
         await ensure_topics(settings)
+        assert settings.topics.videos is not None
+        await send_videos(settings.kafka, settings.topics.videos, log.videos, JSON)
         with DaemonProcess(self._directory, self._values) as daemon:
             await self._until(daemon, daemon.is_ready, _READY_SECONDS, "ready")
             self._say(f"the daemon is ready, as process {daemon.child.pid}; its log is {daemon.child.log}")
@@ -223,7 +230,9 @@ class Play:
             history_events=len(events) - len(live),
             live_events=len(live),
             all_lists=sum((await ends(settings, settings.topics.lists)).values()),
+            videos=len(self._log.videos),
             live=outcome(events, self._arrivals, live_from),
+            next_videos=next_videos(events, self._arrivals, live_from, self._log.most_watched),
             dead_letters=sum((await ends(settings, settings.topics.dead_letters)).values()),
             duplicates=int(after.get("mtgr_duplicates_total", 0.0)),
             users_in_batch=users / batches if batches else 0.0,

@@ -10,7 +10,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from checkpoints import tiny_checkpoint
 from rich.console import Console
 
-from schemas.events import Event, Watch
+from schemas.events import Event, Profile, Watch
+from schemas.videos import Video
 from stream.demo.log import DemoLog
 from stream.demo.play import Play
 
@@ -37,11 +38,23 @@ async def test_demo_counts_what_went_through_kafka(
     """Every event is there, every user of the live events gets a list in time, and nothing is left behind."""
     monkeypatch.setenv("MTGR_STREAM__GENERATOR__KIND", "torch")
     live = _watches(400, 60)
-    log = DemoLog(tmp_path / "unused", 0, _watches(0, 400), [*live, live[0]], 0)
+    profiles: list[Event] = [
+        Profile(event_id=f"p{n}", user_id=f"u{n}", timestamp_ms=0, attributes={"age": 30.0})
+        for n in range(_USERS)
+    ]
+    log = DemoLog(
+        training=[],
+        training_events=0,
+        videos=[Video(video_id="v1", attributes={"tag": "cats"}), Video(video_id="v1000")],
+        most_watched=[f"v{n}" for n in range(97)],
+        history=[*profiles, *_watches(0, 400)],
+        live=[*live, live[0]],
+        skipped=0,
+    )
     console = Console(record=True, width=200)
     play = Play(kafka, log, tiny_checkpoint(tmp_path / "checkpoint"), tmp_path, console)
     report = await play.run(seconds=3, rate=30)
-    assert (report.history_events, report.live_events, report.duplicates) == (400, 61, 1)
+    assert (report.history_events, report.live_events, report.duplicates) == (400 + _USERS, 61, 1)
     assert report.dead_letters == 0
     assert report.daemon_exit_code == 0
     assert report.live is not None
@@ -49,6 +62,10 @@ async def test_demo_counts_what_went_through_kafka(
     assert report.all_lists >= report.live.lists + _USERS
     assert 0 < report.live.median_ms <= report.live.p99_ms < 10_000
     assert report.users_in_batch >= 1
+    assert report.videos == 2
+    # every video is watched by each user in turn, so that most of the live ones are new to theirs
+    assert report.next_videos.moments > _USERS
+    assert report.next_videos.listed <= report.next_videos.moments
     assert re.search(r"user u\d+ watched v\d+ -> v\d+ \(-\d", console.export_text())
     admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
     await admin.start()

@@ -8,6 +8,12 @@ from schemas.lists import ModelVersion, RecommendationList, RecommendedVideo, Tr
 from stream.demo.ledger import Arrival, StoredEvent, outcome
 
 
+def _event(
+    user: str, offset: int, sent_ms: int, *, partition: int = 0, video_id: str | None = "v"
+) -> StoredEvent:
+    return StoredEvent(partition, offset, user, sent_ms, video_id, video_id is not None)
+
+
 def _list(
     user: str, offset: int, *, partition: int = 0, length: int = 10, cached: int = 0
 ) -> RecommendationList:
@@ -28,7 +34,7 @@ def _list(
 
 def test_wait_is_counted_from_the_first_event_without_a_list() -> None:
     """Of two live events served by one list, the earlier one waited, and it counts."""
-    events = [StoredEvent(0, 0, "u", 1_000), StoredEvent(0, 1, "u", 1_200), StoredEvent(0, 2, "u", 1_500)]
+    events = [_event("u", 0, 1_000), _event("u", 1, 1_200), _event("u", 2, 1_500)]
     found = outcome(events, [Arrival(_list("u", 0), 1_050.0), Arrival(_list("u", 2), 1_900.0)], {0: 0})
     assert found is not None
     assert found.lists == 2
@@ -37,16 +43,24 @@ def test_wait_is_counted_from_the_first_event_without_a_list() -> None:
 
 def test_history_is_not_waited_for() -> None:
     """Lists for the history do not count, and history that a live list also serves is no part of its wait."""
-    events = [StoredEvent(0, 0, "u", 0), StoredEvent(0, 1, "u", 0), StoredEvent(0, 2, "u", 60_000)]
+    events = [_event("u", 0, 0), _event("u", 1, 0), _event("u", 2, 60_000)]
     served = [Arrival(_list("u", 0), 30_000.0), Arrival(_list("u", 2), 60_080.0)]
     found = outcome(events, served, {0: 2})
     assert found is not None
     assert (found.lists, found.median_ms) == (1, 80.0)
 
 
+def test_a_profile_waits_for_no_list() -> None:
+    """The wait of a list begins with the first event that asks for one, not with what was told of the user."""
+    events = [_event("u", 0, 1_000, video_id=None), _event("u", 1, 2_000)]
+    found = outcome(events, [Arrival(_list("u", 1), 2_030.0)], {0: 0})
+    assert found is not None
+    assert found.median_ms == 30.0
+
+
 def test_a_list_that_comes_twice_counts_once() -> None:
     """Delivery is at least once: what covers nothing new is a repetition."""
-    events = [StoredEvent(0, 0, "u", 0)]
+    events = [_event("u", 0, 0)]
     found = outcome(events, [Arrival(_list("u", 0), 10.0), Arrival(_list("u", 0), 5_000.0)], {0: 0})
     assert found is not None
     assert (found.lists, found.p99_ms) == (1, 10.0)
@@ -54,7 +68,7 @@ def test_a_list_that_comes_twice_counts_once() -> None:
 
 def test_cached_share_is_of_all_events_of_the_lists() -> None:
     """Long sequences weigh more than short ones, and the token of the profile is no event."""
-    events = [StoredEvent(0, 0, "a", 0), StoredEvent(1, 0, "b", 0)]
+    events = [_event("a", 0, 0), _event("b", 0, 0, partition=1)]
     lists = [_list("a", 0, length=90, cached=91), _list("b", 0, partition=1, length=10)]
     found = outcome(events, [Arrival(each, 1.0) for each in lists], {0: 0, 1: 0})
     assert found is not None
@@ -64,4 +78,4 @@ def test_cached_share_is_of_all_events_of_the_lists() -> None:
 
 def test_no_list_for_live_events_is_no_outcome() -> None:
     """Without a list there is nothing to take a median of."""
-    assert outcome([StoredEvent(0, 0, "u", 0)], [], {0: 0}) is None
+    assert outcome([_event("u", 0, 0)], [], {0: 0}) is None
