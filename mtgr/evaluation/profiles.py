@@ -26,6 +26,10 @@ class ProfileTimeline:
         place = bisect_right(known, profile.timestamp_ms, key=lambda entry: entry[0])
         known.insert(place, (profile.timestamp_ms, profile.attributes))
 
+    def know(self, user_id: str, attributes: Mapping[str, Any]) -> None:
+        """Take in what is known of a user from the start, until a profile replaces it."""
+        self._of_user[user_id].insert(0, (-1, attributes))
+
     def at(self, user_id: str, time_ms: int) -> Mapping[str, Any]:
         """The newest attributes of a user that are not later than the time; none where nothing was known."""
         known = self._of_user.get(user_id, [])

@@ -23,6 +23,16 @@ def test_a_profile_counts_from_its_time_on_and_replaces_the_one_before() -> None
     assert len(timeline) == 1
 
 
+def test_what_is_known_from_the_start_counts_until_a_profile_comes() -> None:
+    """Attributes from a file have no time, and what the log tells later replaces them."""
+    timeline = ProfileTimeline()
+    timeline.add(_profile(5, age="old"))
+    timeline.know("ann", {"age": "young"})
+    timeline.know("bob", {"age": "young"})
+    assert timeline.at("ann", 4) == timeline.at("bob", 99) == {"age": "young"}
+    assert timeline.at("ann", 5) == {"age": "old"}
+
+
 def test_profiles_are_taken_out_of_a_log() -> None:
     """What is left are the events of histories, in their order."""
     timeline = ProfileTimeline()
