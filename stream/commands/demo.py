@@ -17,14 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from stream.demo.kafka import local_kafka
-from stream.demo.log import (
-    DemoLog,
-    event_logs,
-    knowledge_of,
-    prepare_log,
-    simulated_knowledge,
-    simulated_log,
-)
+from stream.demo.knowledge import knowledge_of, simulated_knowledge
+from stream.demo.log import DemoLog, event_logs, prepare_log, simulated_log
 from stream.demo.play import Play, Report
 from stream.demo.processes import ChildFailed
 from stream.numbers import FiniteFloatRange
@@ -100,23 +94,29 @@ def _demo(
         log = prepare_log(files, known, directory, users)
         say(_described(log, data))
         checkpoint = directory / "checkpoint"
-        _train(log, checkpoint)
+        _train(log, directory, checkpoint)
         return asyncio.run(Play(servers, log, checkpoint, directory, console).run(seconds, rate))
 
 
 def _described(log: DemoLog, data: Path | None) -> str:
     skipped = f" ({log.skipped:,} invalid lines passed over)" if log.skipped else ""
-    videos = f", with attributes of {len(log.videos):,} videos" if log.videos else ""
+    known = log.known
+    knowledge = (
+        f", with what is known of {len(known.videos):,} videos and {len(known.profiles):,} users"
+        if known.videos or known.profiles
+        else ""
+    )
     return (
-        f"{data or 'simulated users'}: {log.training_events:,} events to train on{skipped}{videos}; "
+        f"{data or 'simulated users'}: {log.training_events:,} events to train on{skipped}{knowledge}; "
         f"then {len(log.live):,} later ones of {log.users:,} users to come live"
     )
 
 
-def _train(log: DemoLog, checkpoint: Path) -> None:
+def _train(log: DemoLog, directory: Path, checkpoint: Path) -> None:
     command = [sys.executable, "-m", "stream", "train", "--preset", "tiny"]
     command += ["--out", str(checkpoint), "--max-seconds", str(_TRAINING_SECONDS)]
-    command += [word for file in log.training for word in ("--events", str(file))]
+    command += ["--events", str(log.training)]
+    command += log.known.training_options(directory, len(log.new_videos))
     done = subprocess.run(command, check=False)
     if done.returncode:
         raise click.ClickException(f"training ended with exit code {done.returncode}")
@@ -138,6 +138,11 @@ def _summary(report: Report) -> Table:
         table.add_row(f"{live.p99_ms:,.0f} ms", "from live event to list, 99th percentile")
         table.add_row(f"{report.users_in_batch:.1f}", "users in a batch, mean")
         table.add_row(f"{live.cached_share:.0%}", "of the users' events were in the prefix cache")
+    if report.new_videos:
+        table.add_row(
+            f"{report.new_videos_listed:,}",
+            f"of {report.new_videos:,} videos that came with the live events, new to the model, were in lists",
+        )
     found = report.next_videos
     if found.moments:
         table.add_row(

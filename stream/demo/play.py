@@ -19,6 +19,7 @@ from rich.console import Console
 
 from schemas.codecs import JSON
 from schemas.events import Event
+from schemas.videos import Video
 from stream.demo.daemon import DaemonProcess
 from stream.demo.ledger import Arrival, Outcome, ends, outcome, stored_events
 from stream.demo.log import DemoLog
@@ -47,7 +48,10 @@ class Report(Struct, frozen=True):
     history_events: int
     live_events: int
     all_lists: int
-    videos: int
+    new_videos: int
+    """Videos that the model was not trained with, which joined it while the daemon ran."""
+    new_videos_listed: int
+    """Those of them that were in lists."""
     live: Outcome | None
     next_videos: NextVideos
     dead_letters: int
@@ -112,8 +116,7 @@ class Play:
     async def _run(self, seconds: float, rate: float | None) -> Report:
         settings, log = self._settings, self._log
         await ensure_topics(settings)
-        assert settings.topics.videos is not None
-        await send_videos(settings.kafka, settings.topics.videos, log.videos, JSON)
+        await self._send_videos(log.known.videos)
         with DaemonProcess(self._directory, self._values) as daemon:
             await self._until(daemon, daemon.is_ready, _READY_SECONDS, "ready")
             self._say(f"the daemon is ready, as process {daemon.child.pid}; its log is {daemon.child.log}")
@@ -140,7 +143,12 @@ class Play:
             screen.progress = f"{sent.events:,} of {len(events):,} live events at {rate:,.0f}/s"
 
         show(Sent())
+        await self._send_videos(self._log.new_videos)
         await self._produce(events, RatePace(rate), show)
+
+    async def _send_videos(self, videos: Sequence[Video]) -> None:
+        assert self._settings.topics.videos is not None
+        await send_videos(self._settings.kafka, self._settings.topics.videos, videos, JSON)
 
     async def _produce(
         self, events: Sequence[Event], pace: Pace, on_progress: Callable[[Sent], None] = lambda _: None
@@ -226,11 +234,14 @@ class Play:
             after.get(name, 0.0) - before.get(name, 0.0)
             for name in ("mtgr_list_batch_users_count", "mtgr_list_batch_users_sum")
         )
+        new = {video.video_id for video in self._log.new_videos}
+        listed = {item.video_id for arrival in self._arrivals for item in arrival.recommended.items}
         return Report(
             history_events=len(events) - len(live),
             live_events=len(live),
             all_lists=sum((await ends(settings, settings.topics.lists)).values()),
-            videos=len(self._log.videos),
+            new_videos=len(new),
+            new_videos_listed=len(new & listed),
             live=outcome(events, self._arrivals, live_from),
             next_videos=next_videos(events, self._arrivals, live_from, self._log.most_watched),
             dead_letters=sum((await ends(settings, settings.topics.dead_letters)).values()),

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from schemas.events import Event, Profile, Watch
 from schemas.videos import Video
+from stream.demo.knowledge import Knowledge
 from stream.demo.log import DemoLog
 from stream.demo.play import Play
 
@@ -43,9 +44,10 @@ async def test_demo_counts_what_went_through_kafka(
         for n in range(_USERS)
     ]
     log = DemoLog(
-        training=[],
+        training=tmp_path / "unused",
         training_events=0,
-        videos=[Video(video_id="v1", attributes={"tag": "cats"}), Video(video_id="v1000")],
+        known=Knowledge([Video(video_id="v1", attributes={"tag": "cats"})]),
+        new_videos=[Video(video_id="new")],
         most_watched=[f"v{n}" for n in range(97)],
         history=[*profiles, *_watches(0, 400)],
         live=[*live, live[0]],
@@ -62,7 +64,8 @@ async def test_demo_counts_what_went_through_kafka(
     assert report.all_lists >= report.live.lists + _USERS
     assert 0 < report.live.median_ms <= report.live.p99_ms < 10_000
     assert report.users_in_batch >= 1
-    assert report.videos == 2
+    assert report.new_videos == 1
+    assert report.new_videos_listed <= 1
     # every video is watched by each user in turn, so that most of the live ones are new to theirs
     assert report.next_videos.moments > _USERS
     assert report.next_videos.listed <= report.next_videos.moments

@@ -12,14 +12,8 @@ from mtgr.errors import InputError
 from schemas.codecs import encode_event
 from schemas.events import Event, Like, Profile, Watch
 from schemas.videos import Video
-from stream.demo.log import (
-    Known,
-    event_logs,
-    knowledge_of,
-    prepare_log,
-    simulated_knowledge,
-    simulated_log,
-)
+from stream.demo.knowledge import Knowledge, simulated_knowledge
+from stream.demo.log import event_logs, prepare_log, simulated_log
 
 
 def _likes(users: list[str]) -> list[Event]:
@@ -37,8 +31,8 @@ def _file(path: Path, events: list[Event]) -> Path:
 def test_users_with_the_longest_histories_are_followed(tmp_path: Path) -> None:
     """The model learns from everybody before the cut; history and live events are those of the followed."""
     users = ["a", "a", "a", "b", "b", "c", "c", "a", "d", "c", "a", "b", "c", "a", "d"]
-    log = prepare_log([_file(tmp_path / "log.jsonl", _likes(users))], Known(), tmp_path, 2)
-    trained = [event.event_id for event in read_events(log.training)]
+    log = prepare_log([_file(tmp_path / "log.jsonl", _likes(users))], Knowledge(), tmp_path, 2)
+    trained = [event.event_id for event in read_events([log.training])]
     assert trained == [f"e{n}" for n in range(12)]
     assert log.training_events == 12
     assert log.users == 2
@@ -50,14 +44,14 @@ def test_log_whose_followed_users_do_not_come_back_is_refused(tmp_path: Path) ->
     """Without live events there is nothing to show, and the message says so before any training."""
     log = _file(tmp_path / "log.jsonl", _likes(["a"] * 8 + ["b", "b"]))
     with pytest.raises(InputError, match="none of the 1 users with the longest histories"):
-        prepare_log([log], Known(), tmp_path, 1)
+        prepare_log([log], Knowledge(), tmp_path, 1)
 
 
 def test_invalid_lines_are_counted_and_passed_over(tmp_path: Path) -> None:
     """One damaged line does not end the demo."""
     log = _file(tmp_path / "log.jsonl", _likes(["a"] * 20))
     log.write_bytes(log.read_bytes() + b'{"type": "like"}\n')
-    assert prepare_log([log], Known(), tmp_path, 1).skipped == 1
+    assert prepare_log([log], Knowledge(), tmp_path, 1).skipped == 1
 
 
 def test_folder_gives_the_event_logs_in_it(tmp_path: Path) -> None:
@@ -79,29 +73,28 @@ def test_simulated_users_make_a_log_for_the_demo(tmp_path: Path) -> None:
     """The simulator's events can be cut, and its users come back."""
     log = prepare_log(simulated_log(tmp_path), simulated_knowledge(), tmp_path, 2_000)
     assert log.training_events == 120_000
-    described = {video.video_id for video in log.videos}
+    described = {video.video_id for video in log.known.videos}
     assert all(isinstance(event, Profile) or event.video_id in described for event in log.history)
     told = {event.user_id for event in log.history if isinstance(event, Profile)}
-    assert told == {event.user_id for event in log.live} | told
+    assert {event.user_id for event in log.live} <= told
+    assert 100 < len(log.new_videos) < 1_000, "some are born later than the cut"
     assert len(told) == log.users
     assert len(log.live) > 25_000
     assert log.users > 1_500
 
 
 def test_what_is_known_of_users_comes_before_their_events(tmp_path: Path) -> None:
-    """The model is trained with everybody's profile; the history of the followed begins with theirs."""
+    """The history of the followed users begins with their profiles, and videos without an event will be new."""
     profiles = [
         Profile(event_id=f"p{user}", user_id=user, timestamp_ms=0, attributes={"age": 30.0}) for user in "abc"
     ]
-    videos = [Video(video_id="v0", attributes={"tag": "cats"})]
+    videos = [Video(video_id=video_id) for video_id in ("v0", "v13", "nobody's")]
     file = _file(tmp_path / "log.jsonl", _likes(["a"] * 8 + ["b"] * 4 + ["a"] * 2))
-    log = prepare_log([file], Known(videos, profiles), tmp_path, 1)
-    trained = list(read_events(log.training))
-    assert trained[:3] == profiles
-    assert len(trained) == log.training_events + 3
+    log = prepare_log([file], Knowledge(videos, profiles), tmp_path, 1)
     assert log.history[0] == profiles[0]
     assert {event.user_id for event in log.history} == {"a"}
-    assert log.videos == videos
+    assert log.known == Knowledge(videos[:1], profiles)
+    assert log.new_videos == videos[1:]
 
 
 def test_videos_are_ranked_by_watches_before_the_cut(tmp_path: Path) -> None:
@@ -119,23 +112,6 @@ def test_videos_are_ranked_by_watches_before_the_cut(tmp_path: Path) -> None:
         for n, video_id in enumerate(watched)
     ]
     events += [Like(event_id=f"l{n}", user_id="u", video_id="c", timestamp_ms=0) for n in range(5)]
-    log = prepare_log([_file(tmp_path / "log.jsonl", events)], Known(), tmp_path, 1)
+    log = prepare_log([_file(tmp_path / "log.jsonl", events)], Knowledge(), tmp_path, 1)
     assert log.training_events == 12
     assert log.most_watched == ["b", "a", "c", "x"]
-
-
-def test_a_folder_of_kuairand_tells_of_its_videos_and_users(tmp_path: Path) -> None:
-    """The tables beside the logs become videos and profiles; any other folder or file tells nothing."""
-    assert knowledge_of(tmp_path) == knowledge_of(tmp_path / "log.jsonl") == Known()
-    with gzip.open(tmp_path / "video_features_basic_pure.csv.gz", "wt") as videos:
-        videos.write('video_id,author_id,tag,video_duration\n7,12,"39,4",1000.0\n8,13,unknown,\n')
-    (tmp_path / "video_features_statistic_pure.csv").write_text("video_id,show_cnt,tag\n7,12,1\n")
-    (tmp_path / "user_features_pure.csv").write_text("user_id,user_active_degree,follow_user_num\n3,high,5\n")
-    known = knowledge_of(tmp_path)
-    assert known.videos == [
-        Video(video_id="7", attributes={"author_id": 12.0, "tag": ["39", "4"], "video_duration": 1000.0}),
-        Video(video_id="8", attributes={"author_id": 13.0, "tag": ["unknown"]}),
-    ]
-    (profile,) = known.profiles
-    assert (profile.user_id, profile.timestamp_ms) == ("3", 0)
-    assert profile.attributes == {"user_active_degree": "high", "follow_user_num": 5.0}
