@@ -17,6 +17,7 @@ from vllm.v1.attention.backend import (
 )
 from vllm.v1.kv_cache_interface import KVCacheLayout
 
+from mtgr.serving.bias import ServedBias
 from mtgr.serving.paged_attention import TileGroup, attend, plan_tiles, store
 
 
@@ -53,7 +54,7 @@ class SiluAttentionMetadataBuilder(AttentionMetadataBuilder):  # type: ignore[mi
 
 
 class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
-    """SiLU attention of one layer: silu(Q K^T * scale) / length, causally masked, times V."""
+    """SiLU attention of one layer: silu(Q K^T * scale + bias) / length, causally masked, times V."""
 
     def __init__(
         self,
@@ -69,8 +70,9 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
         kv_sharing_target_layer_name: str | None = None,
         *,
         length: int,
+        bias: ServedBias | None,
     ) -> None:
-        """`length` is the N of the model's constant 1/N; the rest is vLLM's."""
+        """`length` is the N of the model's constant 1/N, `bias` of the layer; the rest is vLLM's."""
         if num_kv_heads not in (None, num_heads):
             raise ValueError(f"num_kv_heads is {num_kv_heads}, where HSTU has one for each head: {num_heads}")
         if kv_cache_dtype not in ("auto", "float16", "bfloat16", "float32"):
@@ -81,6 +83,7 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
         self.scale = scale
         self.kv_cache_dtype = kv_cache_dtype
         self._length = length
+        self._bias = bias
 
     def do_kv_cache_update(
         self, layer: Any, key: Tensor, value: Tensor, kv_cache: Tensor, slot_mapping: Tensor
@@ -100,15 +103,23 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
         output_scale: Tensor | None = None,
         output_block_scale: Tensor | None = None,
     ) -> Tensor:
-        """query: (tokens, heads, d_qk); output: (tokens, heads, d_v), written and returned."""
+        """query: (tokens, heads, head_size); output: (tokens, heads, d_v), written and returned."""
         if attn_metadata is None:  # a profiling run has no cache to read
             return output.zero_()
-        attend(attn_metadata.groups, query, kv_cache, output, scale=self.scale, normalizer=1.0 / self._length)
+        attend(
+            attn_metadata.groups,
+            query,
+            kv_cache,
+            output,
+            scale=self.scale,
+            normalizer=1.0 / self._length,
+            bias=None if self._bias is None else self._bias.tables,
+        )
         return output
 
 
 class SiluAttentionBackend(AttentionBackend):  # type: ignore[misc]
-    """Names the parts, and tells vLLM what cache they read: (blocks, heads, block_size, d_qk + d_v)."""
+    """Names the parts, and tells vLLM what cache they read: (blocks, heads, block_size, head_size + d_v)."""
 
     supported_dtypes: ClassVar[list[torch.dtype]] = [torch.float32, torch.bfloat16, torch.float16]
     supported_kv_cache_dtypes: ClassVar[list[str]] = ["auto", "float16", "bfloat16"]

@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from mtgr.errors import EngineFailed, InputError
-from mtgr.requests import ListOutcome, ListRequest, ModelInfo
+from mtgr.requests import AddedVideos, ListOutcome, ListRequest, ModelInfo, NewVideo
 from mtgr.serving import wire
 from schemas.lists import ModelVersion
 
@@ -86,6 +86,26 @@ class EngineClient:
         if len(outcomes) != len(requests):
             raise EngineFailed(f"{self._url} answered {len(requests)} requests with {len(outcomes)} outcomes")
         return outcomes
+
+    async def add_videos(self, videos: Sequence[NewVideo]) -> AddedVideos:
+        """Let new videos be recommended by the server, to all who share it.
+
+        Raises ValueError for an id or attributes that are none, before any is sent; EngineFailed if the server does not
+        say that they are there, of which some may be then.
+        """
+        wire.check_videos(videos)
+        added, known, refused = 0, 0, []
+        for first in range(0, len(videos), wire.MAX_VIDEOS):
+            some = list(videos[first : first + wire.MAX_VIDEOS])
+            body = await self._call("POST", wire.VIDEOS_PATH, wire.encode(some))
+            try:
+                outcome = wire.decode_added(body)
+            except msgspec.DecodeError as error:
+                raise EngineFailed(f"{self._url} did not say what became of new videos: {error}") from None
+            added += outcome.added
+            known += outcome.known
+            refused += outcome.refused
+        return AddedVideos(added, known, refused)
 
     async def close(self) -> None:
         """Close the connections; calling it again does nothing."""

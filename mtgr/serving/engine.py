@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 
+from mtgr.additions import Addition, encode_additions
 from mtgr.checkpoint import open_checkpoint
 from mtgr.errors import EngineFailed
-from mtgr.requests import ListOutcome, ListRequest, ModelInfo
-from mtgr.serving.options import EngineOptions, engine_arguments, prepare_vllm
+from mtgr.requests import AddedVideos, ListOutcome, ListRequest, ModelInfo, NewVideo
+from mtgr.serving.additions import ADD_VIDEOS, pack_additions
+from mtgr.serving.options import EngineOptions, check_served, engine_arguments, prepare_vllm
 from mtgr.serving.prompts import Prompt, PromptBuilder, refused_by_engine
 from schemas.lists import ModelVersion
 
@@ -32,7 +34,10 @@ _STOP_SECONDS: Final = 5.0
 """How long an engine process may take to end before it is killed."""
 
 _ANSWER_SECONDS: Final = 60.0
-"""How long an engine that has come up may take for its first answer."""
+"""How long an engine may take to answer what is no request for a list."""
+
+_GLANCE_SECONDS: Final = 0.2
+"""How often a caller who waits for such an answer looks whether the engine is still alive."""
 
 
 class RecommendationEngine:
@@ -43,14 +48,20 @@ class RecommendationEngine:
     """
 
     def __init__(self, options: EngineOptions) -> None:
-        """InputError if the checkpoint is wrong; its weights are checked at `start`."""
+        """InputError if the checkpoint is wrong or none that is served; its weights are checked at `start`."""
         self.options: Final = options
         self._checkpoint: Final = open_checkpoint(options.checkpoint)
+        check_served(self._checkpoint.config, str(options.checkpoint))
         self._prompts: Final = PromptBuilder(self._checkpoint)
         self._ids: Final = itertools.count()
         self._llm: AsyncLLM | None = None
         self._waiting: Final[set[Any]] = set()
-        self._calls: Final[set[asyncio.Task[None]]] = set()
+        self._calls: Final[set[asyncio.Task[Any]]] = set()
+        # held from the moment the catalog has new videos until the model has them: a prompt that was made between
+        # would leave in the cache what the model made of their empty places
+        self._adding: Final = asyncio.Lock()
+        self._additions: Final[list[Addition]] = []
+        self._joined = 0  # how many of them the engine has for sure
 
     @property
     def model(self) -> ModelVersion:
@@ -60,26 +71,29 @@ class RecommendationEngine:
     async def start(self) -> ModelInfo:
         """Start the engine process and wait until it serves; what it serves is returned.
 
-        May be called again after a failure. Raises InputError if the checkpoint or the options are wrong,
-        and EngineFailed if vLLM does not come up.
+        May be called again after a failure, and then has the videos that were added before. Raises InputError if the
+        checkpoint or the options are wrong, and EngineFailed if vLLM does not come up.
         """
         await self.close()
         began = time.monotonic()
         llm = await _in_thread(self._start, undo=_shut_down)
         self._llm = llm
         try:
-            # vLLM asks this at the first request, and would wait for ever for a dead engine's answer
-            async with asyncio.timeout(_ANSWER_SECONDS):
-                await llm.get_supported_tasks()
-        except TimeoutError:
+            async with self._adding:
+                self._joined = 0
+                # vLLM asks this at the first request, if not before
+                await self._answer(llm, llm.get_supported_tasks())
+                await self._join(llm)
+        except EngineFailed:
             await self.close()
-            raise EngineFailed(f"the engine did not answer within {_ANSWER_SECONDS:g} seconds") from None
+            raise
         log.info(
             "engine_process_started",
             seconds=round(time.monotonic() - began, 1),
             model=self._checkpoint.name,
             version=self._checkpoint.version,
             pids=self.process_ids,
+            videos_added=len(self._additions),
         )
         return self._checkpoint.info
 
@@ -88,13 +102,13 @@ class RecommendationEngine:
 
         Calls may overlap: vLLM batches across them. Raises EngineFailed if the engine breaks or is closed.
         """
-        llm = self._llm
-        if llm is None:
-            raise EngineFailed("the engine is not started")
+        async with self._adding:
+            llm = self._started()
+            await self._join(llm)
+            prompts, refusals = self._prompts.build(requests)
         from vllm.exceptions import VLLMValidationError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        prompts, refusals = self._prompts.build(requests)
         outcomes: dict[int, ListOutcome] = dict(refusals)
         pending: dict[Any, Prompt] = {}
         try:
@@ -124,6 +138,19 @@ class RecommendationEngine:
                 with suppress(EngineDeadError):
                     await llm.abort([queue.request_id for queue in pending], internal=True)
         return [outcomes[place] for place in range(len(requests))]
+
+    async def add_videos(self, videos: Sequence[NewVideo]) -> AddedVideos:
+        """Let new videos be recommended, as long as there are spare places; a restarted engine has them too.
+
+        Lists under way are finished, those asked for meanwhile wait. Raises ValueError for attributes that are none,
+        before any video is added, and EngineFailed if the engine breaks: after its restart it has them.
+        """
+        async with self._adding:
+            llm = self._started()
+            additions, outcome = encode_additions(videos, self._checkpoint.catalog, self._checkpoint.config)
+            self._additions.extend(additions)
+            await self._join(llm)
+        return outcome
 
     async def close(self) -> None:
         """Stop the engine process; requests under way get EngineFailed. Calling it again does nothing."""
@@ -168,17 +195,48 @@ class RecommendationEngine:
         finally:
             self._call(llm.engine_core.resume_scheduler_async())
 
-    def _call(self, call: Coroutine[Any, Any, None]) -> None:
-        """Send the engine a message whose answer nobody waits for: a dead engine gives none."""
+    def _started(self) -> AsyncLLM:
+        if self._llm is None:
+            raise EngineFailed("the engine is not started")
+        return self._llm
+
+    async def _join(self, llm: AsyncLLM) -> None:
+        """Let the model have the new videos of the catalog, also where a call that added some was given up."""
+        additions = self._additions[self._joined :]
+        if additions:
+            await self._answer(llm, llm.collective_rpc(ADD_VIDEOS, args=(pack_additions(additions),)))
+            self._joined += len(additions)
+
+    async def _answer(self, llm: AsyncLLM, call: Coroutine[Any, Any, T]) -> T:
+        """What the engine answers; EngineFailed if it does not. A dead engine would be waited for for ever."""
+        task = self._call(call)
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        try:
+            while not task.done() and not llm.errored and time.monotonic() < deadline:
+                await asyncio.wait([task], timeout=_GLANCE_SECONDS)
+        finally:
+            task.cancel()
+        if not task.done():
+            reason = "died" if llm.errored else f"did not answer within {_ANSWER_SECONDS:g} seconds"
+            raise EngineFailed(f"the engine {reason}")
+        if task.cancelled():
+            raise EngineFailed("the engine was closed")
+        if (error := task.exception()) is not None:
+            raise EngineFailed(f"the engine failed: {error}") from error
+        return task.result()
+
+    def _call(self, call: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Send the engine a message; it need not be waited for: a dead engine gives no answer."""
         task = asyncio.create_task(call)
         self._calls.add(task)
 
-        def forget(task: asyncio.Task[None]) -> None:
+        def forget(task: asyncio.Task[T]) -> None:
             self._calls.discard(task)
             if not task.cancelled():
                 task.exception()  # that of a dead engine, of which the requests tell
 
         task.add_done_callback(forget)
+        return task
 
     def _start(self) -> AsyncLLM:
         self._checkpoint.verify()

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import Meta, Struct
 
 from mtgr.checkpoint import ARCHITECTURE, Checkpoint
+from mtgr.config import TIME_LANES, ModelConfig
 from mtgr.errors import InputError
+from mtgr.requests import MAX_SLATE
 from mtgr.serving.quiet import quieten
 
 Dtype = Literal["auto", "float32", "bfloat16"]
@@ -47,12 +49,39 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     seed: int = 0
 
 
+def check_served(config: ModelConfig, source: str = "model config") -> None:
+    """InputError naming each field of a model that no engine serves, and what would be right."""
+    wrong = [
+        f"{field} is {value!r}, where the engine serves {served!r}"
+        for field, value, served in (
+            ("attention", config.attention, "silu"),
+            (
+                "mask",
+                config.mask,
+                "causal",
+            ),  # under any other, what is cached of the past changes with the future
+        )
+        if value != served
+    ]
+    if wrong:
+        raise InputError(f"{source}: {'; '.join(wrong)}")
+
+
+def head_size(config: ModelConfig) -> int:
+    """Numbers of a key in the cache: the key's own, and the bytes of its time where attention asks for it."""
+    return config.d_qk + (TIME_LANES if config.time_bias else 0)
+
+
 def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str, Any]:
-    """The arguments of vLLM's LLM and AsyncEngineArgs alike; InputError if the options contradict each other."""
+    """The arguments of vLLM's LLM and AsyncEngineArgs alike.
+
+    Raises InputError if the options contradict each other, or the model is none that the engine serves.
+    """
+    check_served(checkpoint.config, str(checkpoint.directory))
     from vllm.platforms import current_platform
 
     on_cpu = current_platform.is_cpu()
-    longest = checkpoint.config.max_length + 1  # vLLM counts the token it samples
+    longest = checkpoint.config.max_length + MAX_SLATE  # vLLM counts the videos it samples
     if options.max_num_batched_tokens < options.max_num_seqs:
         raise InputError(
             f"max_num_batched_tokens is {options.max_num_batched_tokens}, where max_num_seqs "
@@ -85,7 +114,8 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str
         # the sampler's scores of all videos but the seen ones, as many as are asked for
         "logits_processors": ["mtgr.serving.seen_videos:SeenVideosMask"],
         "logprobs_mode": "processed_logprobs",
-        "max_logprobs": checkpoint.config.n_items,
+        "max_logprobs": checkpoint.config.n_slots,
+        "worker_extension_cls": "mtgr.serving.additions.VideoAdditions",
         "distributed_executor_backend": "mtgr.serving.executor.OwnedExecutor",
         "enforce_eager": on_cpu,
         "disable_log_stats": True,
@@ -96,7 +126,7 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str
 def _check_cache(options: EngineOptions, checkpoint: Checkpoint, longest: int, number_bytes: int) -> None:
     """InputError if the KV cache cannot hold one longest sequence and the block that vLLM keeps to itself."""
     config = checkpoint.config
-    token = config.n_layers * config.n_heads * (config.d_qk + config.d_v) * number_bytes
+    token = config.n_layers * config.n_heads * (head_size(config) + config.d_v) * number_bytes
     least = (-(-longest // options.block_size) + 1) * options.block_size * token / (1 << 30)
     if options.kv_cache_gib < least:
         raise InputError(

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mtgr.admission import admit, check_count
+from mtgr.attributes import unpack_attributes
 from mtgr.checkpoint import Checkpoint
 from mtgr.errors import RequestRefused
 from mtgr.features import RowEncoder
 from mtgr.history import History
-from mtgr.requests import ListOutcome, ListRefusal, ListRequest, ListResult
+from mtgr.requests import ListOutcome, ListRefusal, ListRequest, ListResult, Strategy
 from mtgr.serving.seen_argument import seen_argument
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Prompt:
     rows: dict[str, Any]
     params: SamplingParams
     count: int
+    strategy: Strategy
     events: int
 
 
@@ -55,17 +57,20 @@ class PromptBuilder:
 
         import torch
 
-        encoded = self._encoder.encode_batch([history for _, history in admitted])
+        encoded = self._encoder.encode_batch(
+            [history for _, history in admitted],
+            [unpack_attributes(requests[place].profile) for place, _ in admitted],
+        )
         rows = torch.from_numpy(encoded.rows)
         prompts = []
         end = 0
         for (place, history), length in zip(admitted, encoded.lengths.tolist(), strict=True):
             begin, end = end, end + length
             seen = np.unique(encoded.token_ids[begin + 1 : end])
-            seen = seen[seen < self._config.n_items]
-            count = requests[place].count
+            seen = seen[seen < len(self._catalog)]
+            request = requests[place]
             try:
-                check_count(count, len(seen), self._config)
+                check_count(request.count, len(seen), len(self._catalog))
             except RequestRefused as error:
                 refusals[place] = refusal(error)
                 continue
@@ -73,21 +78,32 @@ class PromptBuilder:
                 Prompt(
                     place,
                     {"type": "embeds", "prompt_embeds": rows[begin:end]},
-                    _sampling(count, seen_argument(seen)),
-                    count,
+                    _sampling(request, seen_argument(seen)),
+                    request.count,
+                    request.strategy,
                     len(history),
                 )
             )
         return prompts, refusals
 
     def read(self, prompt: Prompt, output: RequestOutput) -> ListOutcome:
-        """The list in an output: its first log-probability is that of the sampled video, the best ones follow."""
-        best = output.outputs[0].logprobs
-        scores = best.logprobs[1 : 1 + prompt.count]
+        """The list in an output.
+
+        At each step the first log-probability is that of the sampled video, and the best ones follow: a slate is the
+        first ones, any other list the best ones of its only step.
+        """
+        steps = output.outputs[0].logprobs
+        if prompt.strategy == "slate":
+            places = steps.start_indices[: prompt.count]
+            indices = [steps.token_ids[place] for place in places]
+            scores = [steps.logprobs[place] for place in places]
+        else:
+            indices = steps.token_ids[1 : 1 + prompt.count]
+            scores = steps.logprobs[1 : 1 + prompt.count]
         if not all(map(math.isfinite, scores)):
             return refusal(RequestRefused("the model's scores are not finite"))
         return ListResult(
-            video_ids=[self._catalog.video_id(index) for index in best.token_ids[1 : 1 + prompt.count]],
+            video_ids=[self._catalog.video_id(index) for index in indices],
             scores=scores,
             sequence_length=prompt.events,
             cached_tokens=output.num_cached_tokens or 0,
@@ -104,15 +120,16 @@ def refused_by_engine(error: Exception) -> ListRefusal:
     return refusal(RequestRefused(str(error)))
 
 
-def _sampling(count: int, extra: dict[str, bytes]) -> SamplingParams:
-    """One greedy step whose log-probabilities are the list."""
+def _sampling(request: ListRequest, extra: dict[str, bytes]) -> SamplingParams:
+    """Greedy steps whose log-probabilities are the list: one, or one for each video of a slate."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
+    slate = request.strategy == "slate"
     return SamplingParams(
         temperature=0.0,
-        max_tokens=1,
-        logprobs=count,
+        max_tokens=request.count if slate else 1,
+        logprobs=0 if slate else request.count,
         flat_logprobs=True,
         detokenize=False,
         skip_clone=True,

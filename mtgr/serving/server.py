@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, TypeVar
 
 import msgspec
 import structlog
 from aiohttp import web
 
 from mtgr.errors import EngineFailed, InputError
-from mtgr.requests import ListOutcome, ListRequest, ModelInfo
+from mtgr.requests import AddedVideos, ListOutcome, ListRequest, ModelInfo, NewVideo
 from mtgr.serving import wire
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 DEFAULT_PORT: Final = 8100
-MAX_LISTS: Final = 4096
-"""Lists of one call: far above a daemon's batch, far below what would starve the other daemons."""
 
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 30.0
@@ -38,14 +39,17 @@ class Engine(Protocol):
 
     async def recommend(self, requests: list[ListRequest]) -> list[ListOutcome]: ...
 
+    async def add_videos(self, videos: list[NewVideo]) -> AddedVideos: ...
+
     async def close(self) -> None: ...
 
 
 class EngineServer:
     """Serves lists while entered: `async with EngineServer(engine, host, port)`; no access control of its own.
 
-    POST /v1/lists takes a msgpack array of ListRequest and answers with one of ListOutcome; GET /v1/model tells
-    the model as JSON; GET /healthz is 200 while the engine serves. An engine that fails, or takes longer than the
+    POST /v1/lists takes a msgpack array of ListRequest and answers with one of ListOutcome; POST /v1/videos takes one
+    of NewVideo and answers with AddedVideos, once lists may have them; GET /v1/model tells the model as JSON; GET
+    /healthz is 200 while the engine serves. An engine that fails, or takes longer than the
     timeout for a call, is started again with growing pauses, and calls are answered by 503 meanwhile. Entering
     raises InputError for a wrong checkpoint or an address that cannot be bound, and EngineFailed if the engine
     does not start.
@@ -71,6 +75,7 @@ class EngineServer:
         app.add_routes(
             [
                 web.post(wire.LISTS_PATH, self._lists),
+                web.post(wire.VIDEOS_PATH, self._videos),
                 web.get(wire.MODEL_PATH, self._tell_model),
                 web.get(wire.HEALTH_PATH, self._health),
             ]
@@ -139,6 +144,24 @@ class EngineServer:
             self._failure.clear()
 
     async def _lists(self, request: web.Request) -> web.Response:
+        return await self._answer(
+            request, "list requests", wire.decode_requests, wire.MAX_LISTS, self._engine.recommend
+        )
+
+    async def _videos(self, request: web.Request) -> web.Response:
+        return await self._answer(
+            request, "new videos", wire.decode_videos, wire.MAX_VIDEOS, self._engine.add_videos
+        )
+
+    async def _answer(
+        self,
+        request: web.Request,
+        what: str,
+        decode: Callable[[bytes], list[T]],
+        most: int,
+        ask: Callable[[list[T]], Awaitable[object]],
+    ) -> web.Response:
+        """What the engine says to the things in a call's body, or why it is not asked."""
         if request.content_type != wire.MSGPACK:
             return _problem(
                 415, f"content-type is {request.content_type!r}, where {wire.MSGPACK!r} is wanted"
@@ -148,19 +171,17 @@ class EngineServer:
         except web.HTTPRequestEntityTooLarge as error:
             return _problem(413, error.text or "the body is too large")
         try:
-            requests = wire.decode_requests(body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return _problem(400, f"the body is no array of list requests: {error}")
-        if len(requests) > MAX_LISTS:
-            return _problem(
-                413, f"{len(requests)} lists are asked for, where at most {MAX_LISTS} are made at once"
-            )
+            things = decode(body)
+        except (msgspec.DecodeError, ValueError) as error:
+            return _problem(400, f"the body is no array of {what}: {error}")
+        if len(things) > most:
+            return _problem(413, f"{len(things)} {what} in one call, where at most {most} are taken")
         model = self._model
         if model is None:
             return _problem(503, "the engine is starting")
         try:
             async with asyncio.timeout(self._call_timeout):
-                outcomes = await self._engine.recommend(requests)
+                answer = await ask(things)
         except EngineFailed as error:
             self._failure.set()
             return _problem(503, str(error))
@@ -168,7 +189,7 @@ class EngineServer:
             self._failure.set()
             return _problem(503, f"the engine did not answer within {self._call_timeout:g} seconds")
         return web.Response(
-            body=wire.encode(outcomes),
+            body=wire.encode(answer),
             content_type=wire.MSGPACK,
             headers={wire.VERSION_HEADER: model.version},
         )

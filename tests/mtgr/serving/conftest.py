@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving import random_checkpoint
+from serving import MODELS, random_checkpoint
 
 from mtgr.checkpoint import Checkpoint, open_checkpoint
 from mtgr.reference import ReferenceRecommender
@@ -23,15 +23,30 @@ def _no_compiler() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A checkpoint of two layers, with an MLP, for 500 videos and sequences of up to 80 events."""
-    return open_checkpoint(random_checkpoint(tmp_path_factory.mktemp("checkpoint") / "random"))
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Checkpoint]:
+    """A checkpoint of each of MODELS: two layers, 500 videos and sequences of up to 80 events."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {
+        name: open_checkpoint(random_checkpoint(root / name, **changes)) for name, changes in MODELS.items()
+    }
 
 
 @pytest.fixture(scope="session")
-def reference(checkpoint: Checkpoint) -> ReferenceRecommender:
+def references(checkpoints: dict[str, Checkpoint]) -> dict[str, ReferenceRecommender]:
+    """The plain torch generator of each, over a catalog of its own."""
+    return {name: ReferenceRecommender(checkpoint.directory) for name, checkpoint in checkpoints.items()}
+
+
+@pytest.fixture(scope="session")
+def checkpoint(checkpoints: dict[str, Checkpoint]) -> Checkpoint:
+    """The checkpoint that has nothing to it."""
+    return checkpoints["plain"]
+
+
+@pytest.fixture(scope="session")
+def reference(references: dict[str, ReferenceRecommender]) -> ReferenceRecommender:
     """The plain torch generator of the same checkpoint."""
-    return ReferenceRecommender(checkpoint)
+    return references["plain"]
 
 
 @pytest.fixture(scope="session")

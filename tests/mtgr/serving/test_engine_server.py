@@ -14,8 +14,17 @@ from aiohttp import web
 from engines import MODEL, Engine, Engines
 from records import eventually
 
+from mtgr.attributes import pack_attributes
 from mtgr.errors import EngineFailed, InputError
-from mtgr.requests import ListOutcome, ListRefusal, ListRequest, ListResult, ModelInfo
+from mtgr.requests import (
+    AddedVideos,
+    ListOutcome,
+    ListRefusal,
+    ListRequest,
+    ListResult,
+    ModelInfo,
+    NewVideo,
+)
 from mtgr.serving import server as server_module
 from mtgr.serving import wire
 from mtgr.serving.client import EngineClient
@@ -54,6 +63,10 @@ class Restartable:
             ListRefusal("RequestRefused", "history is empty") if not request.records else outcome
             for request, outcome in zip(requests, outcomes, strict=True)
         ]
+
+    async def add_videos(self, videos: Sequence[NewVideo]) -> AddedVideos:
+        assert self.engine is not None
+        return await self.engine.add_videos(videos)
 
     async def close(self) -> None:
         if self.engine is not None:
@@ -109,6 +122,68 @@ async def test_two_clients_get_their_own_lists_and_refusals(engine: Restartable)
         assert one.model == ModelVersion(MODEL.name, MODEL.version)
 
 
+async def test_a_video_that_one_client_adds_is_there_for_all(engine: Restartable) -> None:
+    """What became of the videos is told, and which found no place."""
+    engine.engines.places = 3
+    videos = [NewVideo(f"new{number}", pack_attributes({"tags": ["ü"]})) for number in range(5)]
+    async with EngineServer(engine, port=0) as server, connected(server) as one, connected(server) as two:
+        assert await one.add_videos(videos[:2]) == AddedVideos(2, 0, [])
+        assert await two.add_videos(videos) == AddedVideos(1, 2, ["new3", "new4"])
+        assert await two.add_videos([]) == AddedVideos(0, 0, [])
+        assert engine.engine is not None
+        assert engine.engine.videos == {video.video_id: video.attributes for video in videos[:3]}
+
+
+async def test_more_videos_than_one_call_takes_are_sent_by_several(
+    engine: Restartable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What became of them is told of all together."""
+    engine.engines.places = 5
+    monkeypatch.setattr(wire, "MAX_VIDEOS", 2)
+    async with EngineServer(engine, port=0) as server, connected(server) as client:
+        outcome = await client.add_videos([NewVideo(f"new{number}") for number in range(7)])
+        assert outcome == AddedVideos(5, 0, ["new5", "new6"])
+
+
+@pytest.mark.parametrize(
+    ("video", "message"),
+    [
+        (NewVideo("good", b"\x81"), "video 'good': attributes: "),
+        (NewVideo("", b""), "video_id has 0 characters, where 1 to 128 are wanted"),
+        (NewVideo("v" * 129, b""), "video_id has 129 characters"),
+    ],
+)
+async def test_a_video_that_is_none_is_named_before_anything_is_added(
+    engine: Restartable, video: NewVideo, message: str
+) -> None:
+    """By the client, and by the server to any other one; the engine goes on."""
+    videos = [NewVideo("new"), video]
+    async with EngineServer(engine, port=0) as server, connected(server) as client:
+        with pytest.raises(ValueError, match=message):
+            await client.add_videos(videos)
+        async with (
+            aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session,
+            session.post(
+                wire.VIDEOS_PATH, data=wire.encode(videos), headers={"Content-Type": wire.MSGPACK}
+            ) as answer,
+        ):
+            assert answer.status == 400
+            assert message in (await answer.json())["error"]
+        assert engine.engine is not None
+        assert engine.engine.videos == {}
+        assert server.is_serving
+
+
+async def test_an_engine_that_breaks_over_a_video_is_restarted(engine: Restartable) -> None:
+    """The call that broke it is told so."""
+    engine.engines.poison.add("poison")
+    async with EngineServer(engine, port=0) as server, connected(server) as client:
+        with pytest.raises(EngineFailed, match="503: the engine broke"):
+            await client.add_videos([NewVideo("poison")])
+        await eventually(lambda: engine.starts == 2 and server.is_serving, "a new engine")
+        assert (await client.add_videos([NewVideo("new")])).added == 1
+
+
 async def test_the_model_and_the_health_are_told_to_anyone(engine: Restartable) -> None:
     """Both are JSON, for people and orchestrators."""
     async with (
@@ -122,28 +197,34 @@ async def test_the_model_and_the_health_are_told_to_anyone(engine: Restartable) 
 
 
 @pytest.mark.parametrize(
-    ("body", "content_type", "status", "message"),
+    ("path", "body", "content_type", "status", "message"),
     [
-        (b"[]", "application/json", 415, "application/msgpack"),
-        (b"\xc1", wire.MSGPACK, 400, "no array of list requests"),
-        (wire.encode([["user", b"", b""]]), wire.MSGPACK, 400, "length 4"),
-        (wire.encode([["user", b"", b"", "ten"]]), wire.MSGPACK, 400, "Expected `int`, got `str`"),
-        (wire.encode([request("u")] * 5000), wire.MSGPACK, 413, "at most 4096"),
-        (wire.encode([request("u", bytes(1 << 17))]), wire.MSGPACK, 413, "size"),
+        (wire.LISTS_PATH, b"[]", "application/json", 415, "application/msgpack"),
+        (wire.LISTS_PATH, b"\xc1", wire.MSGPACK, 400, "no array of list requests"),
+        (wire.LISTS_PATH, wire.encode([["user", b"", b""]]), wire.MSGPACK, 400, "length 4"),
+        (wire.LISTS_PATH, wire.encode([["user", b"", b"", "ten"]]), wire.MSGPACK, 400, "`int`, got `str`"),
+        (wire.LISTS_PATH, wire.encode([["user", b"", b"", 1, "best"]]), wire.MSGPACK, 400, "'best'"),
+        (wire.LISTS_PATH, wire.encode([request("u")] * 5000), wire.MSGPACK, 413, "at most 4096"),
+        (wire.LISTS_PATH, wire.encode([request("u", bytes(1 << 17))]), wire.MSGPACK, 413, "size"),
+        (wire.VIDEOS_PATH, b"[]", "application/json", 415, "application/msgpack"),
+        (wire.VIDEOS_PATH, b"\xc1", wire.MSGPACK, 400, "no array of new videos"),
+        (wire.VIDEOS_PATH, wire.encode([NewVideo("v")] * 5000), wire.MSGPACK, 413, "at most 4096"),
     ],
 )
 async def test_a_call_that_is_wrong_is_told_what_is_wrong(
-    engine: Restartable, body: bytes, content_type: str, status: int, message: str
+    engine: Restartable, path: str, body: bytes, content_type: str, status: int, message: str
 ) -> None:
     """It does not reach the engine."""
     async with (
         EngineServer(engine, port=0, max_body_bytes=1 << 17) as server,
         aiohttp.ClientSession(f"http://127.0.0.1:{server.port}") as session,
-        session.post(wire.LISTS_PATH, data=body, headers={"Content-Type": content_type}) as answer,
+        session.post(path, data=body, headers={"Content-Type": content_type}) as answer,
     ):
         assert answer.status == status
         assert message in (await answer.json())["error"]
         assert engine.engines.batches == []
+        assert engine.engine is not None
+        assert engine.engine.videos == {}
 
 
 async def test_an_engine_that_breaks_is_restarted_while_calls_fail(engine: Restartable) -> None:
@@ -253,16 +334,22 @@ async def test_a_lost_or_silent_server_is_a_failed_engine(engine: Restartable) -
 
 @asynccontextmanager
 async def impostor(body: bytes, version: str) -> AsyncIterator[EngineClient]:
-    """A client, once started, whose server answers every call for lists with this body."""
+    """A client, once started, whose server answers every call of an engine with this body."""
 
-    async def lists(_: web.Request) -> web.Response:
+    async def answer(_: web.Request) -> web.Response:
         return web.Response(body=body, headers={wire.VERSION_HEADER: version})
 
     async def model(_: web.Request) -> web.Response:
         return web.Response(body=msgspec.json.encode(MODEL))
 
     app = web.Application()
-    app.add_routes([web.post(wire.LISTS_PATH, lists), web.get(wire.MODEL_PATH, model)])
+    app.add_routes(
+        [
+            web.post(wire.LISTS_PATH, answer),
+            web.post(wire.VIDEOS_PATH, answer),
+            web.get(wire.MODEL_PATH, model),
+        ]
+    )
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -288,3 +375,19 @@ async def test_an_answer_that_is_none_is_a_failed_engine(body: bytes, version: s
     async with impostor(body, version) as client:
         with pytest.raises(EngineFailed, match=message):
             await client.recommend([request("a")])
+
+
+@pytest.mark.parametrize(
+    ("body", "version", "message"),
+    [
+        (b"<html>", MODEL.version, "did not say what became of new videos"),
+        (wire.encode(AddedVideos(1, 0, [])), "2", "now serves version 2, no longer 1"),
+    ],
+)
+async def test_an_answer_that_tells_nothing_of_videos_is_a_failed_engine(
+    body: bytes, version: str, message: str
+) -> None:
+    """They are then as good as not added."""
+    async with impostor(body, version) as client:
+        with pytest.raises(EngineFailed, match=message):
+            await client.add_videos([NewVideo("new")])

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +38,7 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def owner(tmp_path):
+def owner(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     script = tmp_path / "owner.py"
     script.write_text(textwrap.dedent(OWNER))
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)

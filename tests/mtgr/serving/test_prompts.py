@@ -7,17 +7,18 @@ from types import SimpleNamespace
 import msgspec
 import numpy as np
 import pytest
-from events import EventMaker
+from events import watch
+from histories import interactions
 from serving import ITEMS, list_request
 
-from mtgr.checkpoint import Checkpoint
+from mtgr.checkpoint import Checkpoint, open_checkpoint
 from mtgr.features import RowEncoder
 from mtgr.history import History
 from mtgr.reference import ReferenceRecommender
-from mtgr.requests import ListRefusal, ListRequest, ListResult
+from mtgr.requests import MAX_SLATE, ListRefusal, ListRequest, ListResult, Strategy
 from mtgr.serving.prompts import PromptBuilder
 from mtgr.serving.seen_argument import INDEX_DTYPE, SEEN_ARGUMENT
-from schemas.events import Event
+from schemas.events import Interaction
 
 pytestmark = pytest.mark.vllm
 
@@ -27,8 +28,8 @@ def builder(checkpoint: Checkpoint) -> PromptBuilder:
     return PromptBuilder(checkpoint)
 
 
-def history(count: int, seed: int = 0) -> list[Event]:
-    return EventMaker(seed, ["u"]).take(count)
+def history(count: int, seed: int = 0) -> list[Interaction]:
+    return interactions(seed, count)
 
 
 def wrong_requests() -> dict[str, ListRequest]:
@@ -46,6 +47,8 @@ def wrong_requests() -> dict[str, ListRequest]:
         "not a number": msgspec.structs.replace(good, records=records.tobytes()),
         "count of 0": msgspec.structs.replace(good, count=0),
         "count of all": msgspec.structs.replace(good, count=ITEMS),
+        "torn profile": msgspec.structs.replace(good, profile=b"\x81"),
+        "long slate": msgspec.structs.replace(good, strategy="slate", count=MAX_SLATE + 1),
     }
 
 
@@ -72,10 +75,42 @@ def test_a_prompt_is_the_users_rows_and_the_videos_to_leave_out(
         np.testing.assert_array_equal(
             prompt.rows["prompt_embeds"].numpy(), encoder.encode(History.from_events(events)).rows
         )
+        assert (prompt.params.max_tokens, prompt.params.logprobs) == (1, 10)
         seen = np.frombuffer(prompt.params.extra_args[SEEN_ARGUMENT], INDEX_DTYPE).tolist()
         assert sorted(seen) == sorted(
             {checkpoint.catalog.index(one.video_id) for one in events if one.video_id in checkpoint.catalog}
         )
+
+
+def test_a_prompt_begins_with_what_is_known_of_its_user(checkpoints: dict[str, Checkpoint]) -> None:
+    """The attributes that the model has a use for, of each user their own."""
+    checkpoint = checkpoints["everything"]
+    profiles = [{"country": "jp", "age": 40.0}, {}, {"age": 3, "shoes": "red"}]
+    requests = [list_request(history(4, seed), profile=profile) for seed, profile in enumerate(profiles)]
+    prompts, _ = PromptBuilder(checkpoint).build(requests)
+    encoder = RowEncoder(checkpoint.config, checkpoint.catalog)
+    for prompt, seed, profile in zip(prompts, range(3), profiles, strict=True):
+        rows = encoder.encode(History.from_events(history(4, seed)), profile).rows
+        np.testing.assert_array_equal(prompt.rows["prompt_embeds"].numpy(), rows)
+
+
+def test_a_slate_is_a_step_for_each_video(builder: PromptBuilder) -> None:
+    """Of each step nothing is asked but the video it takes."""
+    (prompt,), _ = builder.build([list_request(history(4), 6, "slate")])
+    assert (prompt.params.max_tokens, prompt.params.logprobs) == (6, 0)
+
+
+def test_videos_that_have_joined_count_as_seen_and_as_left(checkpoints: dict[str, Checkpoint]) -> None:
+    """A request is measured by the catalog as it is when it comes."""
+    checkpoint = open_checkpoint(checkpoints["everything"].directory)
+    builder = PromptBuilder(checkpoint)
+    request = list_request([watch("u", "1", video_id="joins")], count=ITEMS + 1)
+    _, refusals = builder.build([request])
+    assert f"{ITEMS} of the catalog's {ITEMS} videos" in refusals[0].message
+    for video in ("joins", "joins too"):
+        checkpoint.catalog.add(video)
+    (prompt,), _ = builder.build([request])
+    assert prompt.params.extra_args[SEEN_ARGUMENT] == np.array([ITEMS], INDEX_DTYPE).tobytes()
 
 
 def test_no_requests_give_no_prompts(builder: PromptBuilder) -> None:
@@ -83,9 +118,12 @@ def test_no_requests_give_no_prompts(builder: PromptBuilder) -> None:
     assert builder.build([]) == ([], {})
 
 
-def output(scores: list[float]) -> SimpleNamespace:
-    """What vLLM gives back: the sampled video first, then the best ones, perhaps more than were asked for."""
-    best = SimpleNamespace(token_ids=[3, 3, 1, 2], logprobs=scores)
+def output(scores: list[float], tokens: tuple[int, ...] = (3, 3, 1, 2), steps: int = 1) -> SimpleNamespace:
+    """What vLLM gives back: of each step the sampled video, then the best ones, perhaps more than were asked for."""
+    width = len(tokens) // steps
+    best = SimpleNamespace(
+        token_ids=list(tokens), logprobs=scores, start_indices=list(range(0, len(tokens), width))
+    )
     return SimpleNamespace(outputs=[SimpleNamespace(logprobs=best)], num_cached_tokens=None)
 
 
@@ -97,9 +135,19 @@ def test_a_list_is_as_long_as_it_was_asked_for(builder: PromptBuilder) -> None:
     )
 
 
-def test_scores_that_are_no_numbers_are_refused(builder: PromptBuilder) -> None:
+def test_a_slate_is_what_was_sampled(builder: PromptBuilder) -> None:
+    """Also beside requests that ask for more of each step."""
+    (prompt,), _ = builder.build([list_request(history(4), 2, "slate")])
+    scores = [-1.0, -1.0, -2.0, -1.5, -1.5, -2.5]
+    assert builder.read(prompt, output(scores, (3, 3, 1, 1, 1, 2), steps=2)) == ListResult(
+        ["v3", "v1"], [-1.0, -1.5], 4, 0
+    )
+
+
+@pytest.mark.parametrize("strategy", ["topk", "slate"])
+def test_scores_that_are_no_numbers_are_refused(builder: PromptBuilder, strategy: Strategy) -> None:
     """A model that overflows recommends nothing rather than anything."""
-    (prompt,), _ = builder.build([list_request(history(4), count=2)])
-    outcome = builder.read(prompt, output([np.nan] * 4))
+    (prompt,), _ = builder.build([list_request(history(4), 2, strategy)])
+    outcome = builder.read(prompt, output([np.nan] * 4, steps=2))
     assert isinstance(outcome, ListRefusal)
     assert "finite" in outcome.message

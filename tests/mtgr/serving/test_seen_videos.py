@@ -16,14 +16,16 @@ pytestmark = pytest.mark.vllm
 ITEMS = 6
 
 
-def params(*seen: int) -> SimpleNamespace:
-    return SimpleNamespace(extra_args=seen_argument(np.array(seen)) if seen else None)
+def params(*seen: int, steps: int = 1) -> SimpleNamespace:
+    return SimpleNamespace(extra_args=seen_argument(np.array(seen)) if seen else None, max_tokens=steps)
 
 
-def update(*, added: Any = (), removed: Any = (), moved: Any = ()) -> Any:
+def update(*, added: Any = (), removed: Any = (), moved: Any = (), sampled: list[int] | None = None) -> Any:
+    """sampled: what vLLM has sampled for all that are added, a list that it goes on with."""
     from vllm.v1.sample.logits_processor import BatchUpdate
 
-    return BatchUpdate(8, list(removed), [(index, one, None, []) for index, one in added], list(moved))
+    output: list[int] = [] if sampled is None else sampled
+    return BatchUpdate(8, list(removed), [(index, one, None, output) for index, one in added], list(moved))
 
 
 @pytest.fixture
@@ -37,7 +39,8 @@ def mask() -> Any:
         "d_qk": 8,
         "d_v": 8,
         "max_events": 16,
-        "n_items": ITEMS,
+        "n_items": ITEMS - 1,
+        "spare_items": 1,
     }
     config = SimpleNamespace(model_config=SimpleNamespace(hf_config=SimpleNamespace(model=model)))
     return SeenVideosMask(config, torch.device("cpu"), False)
@@ -68,6 +71,29 @@ def test_the_mask_follows_requests_that_leave_and_move(mask: Any) -> None:
     assert masked(mask, 2) == [[1, 5], [2]]
     mask.update_state(update(added=[(0, params())], removed=[1]))
     assert masked(mask, 2) == [[], []]
+
+
+def test_a_slate_leaves_out_what_it_has(mask: Any) -> None:
+    """The more, the longer it is, wherever it stands in the batch; a list of one step has nothing yet."""
+    from vllm.v1.sample.logits_processor import MoveDirectionality
+
+    sampled: list[int] = []
+    mask.update_state(update(added=[(0, params(3))]))
+    mask.update_state(update(added=[(1, params(1, steps=3))], sampled=sampled))
+    assert masked(mask, 2) == [[3], [1]]
+    sampled.append(5)
+    assert masked(mask, 2) == [[3], [1, 5]]
+    mask.update_state(update(removed=[0], moved=[(1, 0, MoveDirectionality.UNIDIRECTIONAL)]))
+    sampled.append(0)
+    assert masked(mask, 1) == [[0, 1, 5]]
+    mask.update_state(update(removed=[0]))
+    assert masked(mask, 1) == [[]]
+
+
+def test_a_slate_that_was_put_off_goes_on_with_what_it_had(mask: Any) -> None:
+    """vLLM takes a request out of the batch when the cache is full, and in again with what it has sampled."""
+    mask.update_state(update(added=[(0, params(steps=3))], sampled=[4, -1]))
+    assert masked(mask, 1) == [[4]]
 
 
 def test_an_index_outside_the_catalog_is_passed_over(mask: Any) -> None:

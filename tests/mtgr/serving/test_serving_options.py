@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from serving import random_checkpoint
 
 from mtgr.checkpoint import ARCHITECTURE, MODEL_TYPE, Checkpoint
 from mtgr.errors import InputError
 from mtgr.presets import PRESETS
+from mtgr.requests import MAX_SLATE
 from mtgr.serving.options import EngineOptions, engine_arguments, prepare_vllm
 from mtgr.serving.quiet import quieten
 
@@ -65,9 +67,9 @@ def test_cores_that_are_none_are_named(cores: str) -> None:
         ({"max_num_batched_tokens": 100}, "max_num_batched_tokens is 100, where max_num_seqs"),
         (
             {"max_num_batched_tokens": 81, "max_num_seqs": 4, "enable_chunked_prefill": False},
-            "max_num_batched_tokens is 81, where 82 or more is wanted",
+            "max_num_batched_tokens is 81, where 145 or more is wanted",
         ),
-        ({"kv_cache_gib": 1e-5}, r"kv_cache_gib is 1e-05, where \S+ or more is wanted: .* 82 tokens"),
+        ({"kv_cache_gib": 1e-5}, r"kv_cache_gib is 1e-05, where \S+ or more is wanted: .* 145 tokens"),
     ],
 )
 def test_options_that_contradict_each_other_are_named(
@@ -76,6 +78,35 @@ def test_options_that_contradict_each_other_are_named(
     """Before vLLM says so less clearly."""
     with pytest.raises(InputError, match=message):
         engine_arguments(EngineOptions(checkpoint=checkpoint.directory, **changes), checkpoint)
+
+
+def test_times_take_their_place_in_the_cache(checkpoints: dict[str, Checkpoint]) -> None:
+    """The least cache that is taken is larger by four numbers of each key."""
+    plain, timed = checkpoints["plain"], checkpoints["everything"]
+    options = EngineOptions(checkpoint=plain.directory, kv_cache_gib=6.8e-5)
+    engine_arguments(options, plain)
+    with pytest.raises(InputError, match="kv_cache_gib"):
+        engine_arguments(options, timed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention": "softmax"}, "attention is 'softmax', where the engine serves 'silu'"),
+        ({"mask": "mixed"}, "mask is 'mixed', where the engine serves 'causal'"),
+        ({"attention": "softmax", "mask": "mixed"}, "'silu'; mask is 'mixed', where the engine serves"),
+    ],
+)
+def test_a_model_that_no_engine_serves_is_named_at_once(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    """With the checkpoint, each field that is in the way and what it would have to be."""
+    from mtgr.serving.engine import RecommendationEngine
+
+    directory = random_checkpoint(tmp_path / "checkpoint", **changes)
+    with pytest.raises(InputError, match=message) as refusal:
+        RecommendationEngine(EngineOptions(checkpoint=directory))
+    assert str(refusal.value).startswith(f"{directory}: ")
 
 
 def test_every_option_reaches_vllm(checkpoint: Checkpoint) -> None:
@@ -104,7 +135,7 @@ def test_every_option_reaches_vllm(checkpoint: Checkpoint) -> None:
         "max_num_seqs": 7,
         "max_num_batched_tokens": 500,
         "seed": 3,
-        "max_model_len": checkpoint.config.max_length + 1,
+        "max_model_len": checkpoint.config.max_length + MAX_SLATE,
     }
     assert wanted.items() <= arguments.items()
 

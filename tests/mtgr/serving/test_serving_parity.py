@@ -5,29 +5,59 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import pytest
-from events import EventMaker
-from serving import ITEMS, assert_same_lists, list_request
+from histories import interactions, scattered
+from serving import (
+    ITEMS,
+    assert_same_lists,
+    assert_same_slates,
+    list_request,
+    user_attributes,
+)
 
 from mtgr.checkpoint import Checkpoint
 from mtgr.reference import ReferenceRecommender
-from mtgr.requests import ListOutcome, ListRequest, ListResult
+from mtgr.requests import MAX_SLATE, ListOutcome, ListRequest, ListResult
 from mtgr.serving.options import EngineOptions, engine_arguments, prepare_vllm
 from mtgr.serving.prompts import PromptBuilder
-from schemas.events import Event
+from schemas.events import Interaction
 
 pytestmark = pytest.mark.vllm
 
 Recommend = Callable[[list[ListRequest]], list[ListOutcome]]
 
-SET_UPS: dict[str, dict[str, Any]] = {
-    "as it comes": {},
-    "without prefix caching": {"enable_prefix_caching": False},
-    "in small chunks, odd blocks": {"max_num_batched_tokens": 48, "max_num_seqs": 12, "block_size": 5},
-    "few at once, large blocks": {"max_num_seqs": 3, "block_size": 64},
+SET_UPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain, as it comes": ("plain", {}),
+    "everything, as it comes": ("everything", {}),
+    "everything, without prefix caching": ("everything", {"enable_prefix_caching": False}),
+    "everything, in small chunks, odd blocks": (
+        "everything",
+        {"max_num_batched_tokens": 48, "max_num_seqs": 12, "block_size": 5},
+    ),
+    "bare, few at once, large blocks": ("bare", {"max_num_seqs": 3, "block_size": 64}),
 }
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An engine and the reference of the same model."""
+
+    recommend: Recommend
+    reference: ReferenceRecommender
+    options: EngineOptions
+
+    def check(self, requests: list[ListRequest]) -> list[ListOutcome]:
+        """The engine's lists, once they are known to be those of the reference."""
+        outcomes = self.recommend(requests)
+        wanted = self.reference.recommend(requests)
+        for strategy, same in (("topk", assert_same_lists), ("slate", assert_same_slates)):
+            places = [place for place, request in enumerate(requests) if request.strategy == strategy]
+            same([outcomes[place] for place in places], [wanted[place] for place in places])
+        return outcomes
 
 
 @contextmanager
@@ -56,85 +86,114 @@ def vllm_within(checkpoint: Checkpoint, options: EngineOptions) -> Iterator[Reco
 
 
 @pytest.fixture(scope="module", params=SET_UPS, ids=list(SET_UPS))
-def engine(
-    request: pytest.FixtureRequest, checkpoint: Checkpoint
-) -> Iterator[tuple[Recommend, EngineOptions]]:
-    options = EngineOptions(checkpoint=checkpoint.directory, kv_cache_gib=0.05, **SET_UPS[request.param])
-    with vllm_within(checkpoint, options) as recommend:
-        yield recommend, options
+def pair(
+    request: pytest.FixtureRequest,
+    checkpoints: dict[str, Checkpoint],
+    references: dict[str, ReferenceRecommender],
+) -> Iterator[Pair]:
+    model, set_up = SET_UPS[request.param]
+    options = EngineOptions(checkpoint=checkpoints[model].directory, kv_cache_gib=0.05, **set_up)
+    with vllm_within(checkpoints[model], options) as recommend:
+        yield Pair(recommend, references[model], options)
 
 
-def histories(seed: int, *lengths: int) -> list[list[Event]]:
-    """Users with so many events each, of whom no two do the same."""
+def histories(seed: int, *lengths: int) -> list[list[Interaction]]:
+    """Users with so many events each, of whom no two do the same; their times go back and forth."""
     return [
-        EventMaker(100 * seed + place, [f"u{seed}-{place}"]).take(length)
+        scattered(interactions(100 * seed + place, length, f"u{seed}-{place}"), random.Random(seed))
         for place, length in enumerate(lengths)
     ]
 
 
-def test_lists_of_any_length_are_those_of_the_reference(
-    engine: tuple[Recommend, EngineOptions], reference: ReferenceRecommender
-) -> None:
+def profiles(seed: int) -> Iterator[dict[str, Any]]:
+    """What is known of one user after the other."""
+    chance = random.Random(seed)
+    while True:
+        yield user_attributes(chance)
+
+
+def test_lists_of_any_length_are_those_of_the_reference(pair: Pair) -> None:
     """Histories from one event to the model's capacity, side by side, with refused requests between."""
-    recommend, _ = engine
     users = histories(1, 1, 80, 2, 15, 16, 17, 79, 33, 64, 5, 48, 31)
-    requests = [list_request(events) for events in users]
+    known = profiles(1)
+    requests = [list_request(events, profile=next(known)) for events in users]
     requests[4:4] = [list_request([]), list_request(histories(2, 81)[0])]
-    assert_same_lists(recommend(requests), reference.recommend(requests))
+    pair.check(requests)
 
 
-def test_appended_events_find_the_history_in_the_cache(
-    engine: tuple[Recommend, EngineOptions], reference: ReferenceRecommender
-) -> None:
+def test_slates_are_those_of_the_reference(pair: Pair) -> None:
+    """Made video by video, of all lengths and beside lists made at once; the longest passes the model's length."""
+    users = histories(3, 80, 1, 79, 40, 33, 16, 80, 64)
+    counts = [MAX_SLATE, 5, 30, 1, 10, 17, 3, 20]
+    known = profiles(3)
+    requests = [
+        list_request(events, count, "topk" if place == 4 else "slate", next(known))
+        for place, (events, count) in enumerate(zip(users, counts, strict=True))
+    ]
+    for _ in range(2):  # and again, when the cache has all of it
+        for request, outcome in zip(requests, pair.check(requests), strict=True):
+            assert isinstance(outcome, ListResult)
+            assert len(outcome.video_ids) == request.count
+
+
+def test_a_slate_leaves_no_trace_in_other_lists(pair: Pair) -> None:
+    """A video that was only listed is no event: who then watches it has another history."""
+    (events,) = histories(4, 40)
+    (slate,) = pair.check([list_request(events, 24, "slate")])
+    assert isinstance(slate, ListResult)
+    followed = [
+        msgspec.structs.replace(event, video_id=video)
+        for event, video in zip(interactions(4, 24), slate.video_ids, strict=True)
+    ]
+    pair.check([list_request(events + followed), list_request(events + followed, 8, "slate")])
+
+
+def test_appended_events_find_the_history_in_the_cache(pair: Pair) -> None:
     """What was computed for a user is found again in whole blocks, and the lists are those of a fresh start."""
-    recommend, options = engine
-    users = histories(3, *[65 + place for place in range(12)])
+    users = histories(5, *[65 + place for place in range(12)])
+    profile = {"country": "jp", "age": 51}
     known = [0] * len(users)
     for fewer in (4, 3, 1):
-        requests = [list_request(events[:-fewer]) for events in users]
-        outcomes = recommend(requests)
-        assert_same_lists(outcomes, reference.recommend(requests))
+        requests = [list_request(events[:-fewer], profile=profile) for events in users]
+        outcomes = pair.check(requests)
         assert [outcome.cached_tokens for outcome in outcomes if isinstance(outcome, ListResult)] == known
-        if options.enable_prefix_caching:
+        if pair.options.enable_prefix_caching:
             # tokens: the profile and the events
-            known = [(1 + len(events) - fewer) // options.block_size * options.block_size for events in users]
+            block = pair.options.block_size
+            known = [(1 + len(events) - fewer) // block * block for events in users]
 
 
-def test_users_who_begin_alike_share_what_they_share(
-    engine: tuple[Recommend, EngineOptions], reference: ReferenceRecommender
-) -> None:
+def test_another_profile_is_another_user(pair: Pair) -> None:
+    """What is cached of a history was computed with the profile before it."""
+    (events,) = histories(6, 40)
+    for profile in ({}, {"country": "fr"}, {"country": "de", "age": 12}, {"age": 80}):
+        pair.check([list_request(events, profile=profile)])
+
+
+def test_users_who_begin_alike_share_what_they_share(pair: Pair) -> None:
     """A common beginning is no leak: each gets the list of the whole of its own history."""
-    recommend, _ = engine
-    (common,) = histories(4, 40)
-    requests = [list_request(common + end) for end in histories(5, *[1 + place for place in range(12)])]
+    (common,) = histories(7, 40)
+    requests = [list_request(common + end) for end in histories(8, *[1 + place for place in range(12)])]
     requests += [list_request(common[:length]) for length in (40, 39, 32, 17)]
-    assert_same_lists(recommend(requests), reference.recommend(requests))
-    assert_same_lists(recommend(requests[::-1]), reference.recommend(requests[::-1]))
+    pair.check(requests)
+    pair.check(requests[::-1])
 
 
-def test_a_change_in_the_past_is_not_served_from_the_cache(
-    engine: tuple[Recommend, EngineOptions], reference: ReferenceRecommender
-) -> None:
+def test_a_change_in_the_past_is_not_served_from_the_cache(pair: Pair) -> None:
     """Of two histories that differ in one old event, neither sees the other's."""
-    recommend, _ = engine
-    (events,) = histories(6, 60)
-    (other,) = histories(7, 60)
+    (events,) = histories(9, 60)
+    (other,) = histories(10, 60)
     requests = [list_request(events), list_request(events[:5] + other[5:6] + events[6:])]
     for request in requests:
-        assert_same_lists(recommend([request]), reference.recommend([request]))
+        pair.check([request])
 
 
-def test_long_lists_leave_out_what_was_seen(
-    engine: tuple[Recommend, EngineOptions], reference: ReferenceRecommender
-) -> None:
+def test_long_lists_leave_out_what_was_seen(pair: Pair) -> None:
     """Lists of one to hundreds of videos in one batch; at the longest, all the unseen ones and no other."""
-    recommend, _ = engine
-    users = histories(8, 80, 40, 3, 60)
+    users = histories(11, 80, 40, 3, 60)
     seen = [{event.video_id for event in events if event.video_id.startswith("v")} for events in users]
     counts = [ITEMS - len(seen[0]), 300, 1, 25]
-    requests = [list_request(events, count) for events, count in zip(users, counts, strict=True)]
-    outcomes = recommend(requests)
-    assert_same_lists(outcomes, reference.recommend(requests))
+    outcomes = pair.check([list_request(events, count) for events, count in zip(users, counts, strict=True)])
     for outcome, known, count in zip(outcomes, seen, counts, strict=True):
         assert isinstance(outcome, ListResult)
         assert len(outcome.video_ids) == count
@@ -142,30 +201,30 @@ def test_long_lists_leave_out_what_was_seen(
         assert outcome.scores == sorted(outcome.scores, reverse=True)
 
 
-def test_order_and_company_change_nothing(
-    engine: tuple[Recommend, EngineOptions], reference: ReferenceRecommender
-) -> None:
+def test_order_and_company_change_nothing(pair: Pair) -> None:
     """A user's list is the same alone, in a crowd, and in another order."""
-    recommend, _ = engine
-    chance = random.Random(9)
-    requests = [list_request(events) for events in histories(9, *[chance.randint(1, 80) for _ in range(30)])]
-    wanted = reference.recommend(requests)
-    assert_same_lists(recommend(requests), wanted)
+    chance = random.Random(12)
+    requests = [list_request(events) for events in histories(12, *[chance.randint(1, 80) for _ in range(30)])]
+    wanted = pair.reference.recommend(requests)
+    assert_same_lists(pair.recommend(requests), wanted)
     order = chance.sample(range(30), 30)
-    assert_same_lists(recommend([requests[place] for place in order]), [wanted[place] for place in order])
-    assert_same_lists(recommend(requests[:1]), wanted[:1])
+    assert_same_lists(
+        pair.recommend([requests[place] for place in order]), [wanted[place] for place in order]
+    )
+    assert_same_lists(pair.recommend(requests[:1]), wanted[:1])
 
 
 def test_bfloat16_serves_nearly_the_same_lists(
-    checkpoint: Checkpoint, reference: ReferenceRecommender
+    checkpoints: dict[str, Checkpoint], references: dict[str, ReferenceRecommender]
 ) -> None:
-    """Half the memory costs the rounding of scores: rows, which hold indices as bytes, stay exact."""
-    requests = [list_request(events) for events in histories(10, *range(1, 80, 7))]
+    """Half the memory costs the rounding of scores: indices and times, which are bytes, stay exact."""
+    requests = [list_request(events) for events in histories(13, *range(1, 80, 7))]
+    checkpoint = checkpoints["everything"]
     options = EngineOptions(checkpoint=checkpoint.directory, kv_cache_gib=0.05, dtype="bfloat16")
     with vllm_within(checkpoint, options) as recommend:
         fresh, again = recommend(requests), recommend(requests)
     for outcomes in (fresh, again):
-        for ours, theirs in zip(outcomes, reference.recommend(requests), strict=True):
+        for ours, theirs in zip(outcomes, references["everything"].recommend(requests), strict=True):
             assert isinstance(ours, ListResult)
             assert isinstance(theirs, ListResult)
             assert len(set(ours.video_ids) & set(theirs.video_ids)) >= 7
@@ -173,15 +232,17 @@ def test_bfloat16_serves_nearly_the_same_lists(
 
 
 def test_a_cache_that_overflows_forgets_and_stays_exact(
-    checkpoint: Checkpoint, reference: ReferenceRecommender
+    checkpoints: dict[str, Checkpoint], references: dict[str, ReferenceRecommender]
 ) -> None:
-    """With room for three sequences, users wait for each other and lose their histories, and nothing more."""
-    options = EngineOptions(checkpoint=checkpoint.directory, kv_cache_gib=1.3e-4)
-    users = histories(11, *[70 + place for place in range(10)])
+    """With room for two sequences, users wait for each other, lose their histories and half their slates, and
+    nothing more."""
+    checkpoint = checkpoints["everything"]
+    options = EngineOptions(checkpoint=checkpoint.directory, kv_cache_gib=1.5e-4)
+    users = histories(14, *[70 + place for place in range(10)])
     with vllm_within(checkpoint, options) as recommend:
+        pair = Pair(recommend, references["everything"], options)
         for fewer in (2, 1):
-            requests = [list_request(events[:-fewer]) for events in users]
-            outcomes = recommend(requests)
-            assert_same_lists(outcomes, reference.recommend(requests))
+            outcomes = pair.check([list_request(events[:-fewer]) for events in users])
+        pair.check([list_request(events, 40, "slate") for events in users])
     found = [outcome.cached_tokens for outcome in outcomes if isinstance(outcome, ListResult)]
     assert 0 in found
