@@ -8,6 +8,7 @@ from typing import Final
 from mtgr.config import ModelConfig
 from mtgr.errors import InputError
 from mtgr.suggestions import did_you_mean
+from mtgr.training.options import TrainingOptions
 
 # small, medium and large are the published sizes of MTGR (blocks x width, heads). The catalog size is
 # nominal: training puts the size of its own catalog in.
@@ -42,9 +43,17 @@ PRESETS: Final[Mapping[str, ModelConfig]] = {
     ),
 }
 
+RECIPES: Final[Mapping[str, TrainingOptions]] = {}
+"""How a preset is trained, where that is not by the defaults."""
+
 
 def preset(name: str) -> ModelConfig:
     """A preset by its name; InputError names the nearest one."""
     if name not in PRESETS:
         raise InputError(f"unknown preset {name!r}{did_you_mean(name, PRESETS)}")
     return PRESETS[name]
+
+
+def recipe(name: str) -> TrainingOptions:
+    """How a preset is trained."""
+    return RECIPES.get(name, TrainingOptions())

@@ -1,41 +1,89 @@
-"""The steps of a training: batch, loss, gradient, update, until the epochs are through or the time is up."""
+"""The steps of a training: batch, loss, gradient, update, until the epochs are through or nothing is gained."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from mtgr.catalog import Catalog
+from mtgr.config import ModelConfig
 from mtgr.errors import InputError
 from mtgr.model.mtgr import MTGR
 from mtgr.training.batches import Batch, Batcher
-from mtgr.training.loss import SampledSoftmax
+from mtgr.training.loss import NextVideoLoss, OutcomeLoss
+from mtgr.training.metrics import EvaluationMetrics, MetricsFile, StepMetrics
+from mtgr.training.optimizer import AveragedWeights, adamw, learning_rate
 from mtgr.training.options import TrainingOptions
+from mtgr.training.prefetch import prepared
+from mtgr.training.run import Best, RunDirectory, TrainingState
+from mtgr.training.validation import Accuracy
 
-_WARM_UP_STEPS: Final = 100
-_WARM_UP_SHARE: Final = 0.1  # of the steps, where these are few
-_FINAL_SHARE: Final = 0.01  # of the peak learning rate, at the end
-_GRADIENT_NORM: Final = 1.0
 _LOSS_MEMORY: Final = 0.98  # of the running mean shown
+_LOOK_EVERY: Final = 16  # steps between two looks at the losses on a device that computes on its own
+_METRICS_SECONDS: Final = 1.0  # between two lines of figures, at least
+_NAMED_USERS: Final = 3
+
+Ending = Literal["epochs", "patience", "time"]
+
+
+class TrainingStopped(Exception):
+    """The training was asked to stop, and its state is saved where the message says, or nowhere."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Where training stands after a step.
 
-    done: share of the steps, or of the time where that is more; loss: running mean over some 50 steps.
+    done: share of the steps, or of the time where that is more; loss: running mean over some 50 steps; best: what
+    the weights kept so far reach.
     """
 
     step: int
+    epoch: float
     done: float
     loss: float
     tokens_per_second: float
     seconds_left: float
+    best: Accuracy | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """What a training tells and asks on its way; all of it may be left out.
+
+    on_step: after each step, or after some on a GPU. stop: asked between two steps, True to save and stop. keep:
+    given config, catalog and weights when the model is better than before, or when a state is saved without
+    there being evaluations; returns where they are kept. run, resume: where figures and states go, and whether to
+    go on from the state there.
+    """
+
+    on_step: Callable[[Progress], None] = lambda progress: None
+    stop: Callable[[], bool] = lambda: False
+    keep: Callable[[ModelConfig, Catalog, dict[str, Tensor]], str | None] = lambda *_: None
+    run: RunDirectory | None = None
+    resume: bool = False
+
+
+@dataclass(slots=True)
+class _Looked:
+    """Figures of steps whose values are still on the device; the sums go into the next line of figures."""
+
+    numbers: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)  # (3,) loss, ranking loss, gradient norm
+    sums: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+    steps: int = 0
+    tokens: int = 0
+    since: float = 0.0
 
 
 class TrainingLoop:
@@ -45,67 +93,294 @@ class TrainingLoop:
         self,
         model: MTGR,
         batcher: Batcher,
-        target_counts: Tensor,
+        catalog: Catalog,
         options: TrainingOptions,
         device: torch.device,
+        *,
+        fingerprint: str,
+        evaluate: Callable[[], Accuracy] | None = None,
+        window_negatives: bool = False,
+        hooks: Hooks | None = None,
     ) -> None:
-        """target_counts: (n_items,) how often each video is to be predicted; the model lies on the device."""
-        self.step = 0
-        self.epochs = 0.0
-        self._model = model
-        self._batcher = batcher
-        self._device = device
-        self._n_epochs = options.epochs
-        self._loss = SampledSoftmax(target_counts, options.negatives)
-        self._draws = torch.Generator().manual_seed(options.seed)
-        self._rate = options.peak_rate(model.config.d_model)
-        self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=self._rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+        """The model lies on the device. evaluate: judges it as it is, and is what decides which weights are kept."""
+        self.state = TrainingState(fingerprint=fingerprint)
+        self.best: dict[str, Tensor] | None = None
+        self._model: Final = model
+        self._batcher: Final = batcher
+        self._catalog: Final = catalog
+        self._options: Final = options
+        self._device: Final = device
+        self._evaluate: Final = evaluate
+        self._hooks: Final = hooks or Hooks()
+        self._next_video: Final = NextVideoLoss(window_negatives=window_negatives)
+        self._outcome: Final = OutcomeLoss()
+        self._rate: Final = options.peak_rate(model.config.d_model)
+        self._optimizer: Final = adamw(model, options, self._rate)
+        self._averages: Final = AveragedWeights(model, options.ema) if options.ema is not None else None
+        self._bfloat16: Final = options.precision == "bfloat16" or (
+            options.precision == "auto" and device.type == "cuda"
+        )
+        self._look_every: Final = 1 if device.type == "cpu" else _LOOK_EVERY
+        self._looked: Final = _Looked()
+        self._kept: str | None = None
+        self._current_rate = 0.0
+        self._shown_done = 0.0
+        self._saved = 0.0
+        run = self._hooks.run
+        if run is not None and self._hooks.resume:
+            self.state, tensors = run.load(fingerprint)
+            self._restore(tensors)
+        self._metrics: Final = (
+            None
+            if run is None
+            else MetricsFile(run.metrics, after_step=self.state.step if self._hooks.resume else None)
         )
 
-    def run(self, max_seconds: float, on_step: Callable[[Progress], None] | None = None) -> None:
-        """Train for all epochs, but no longer than so many seconds (one step at least).
+    @property
+    def epochs(self) -> float:
+        """Epochs done, the part of the last one included."""
+        return self.state.epoch + self._part
 
-        Raises InputError if the loss is no longer a number.
+    def run(self, max_seconds: float) -> Ending:
+        """Train to the end, but no longer than so many seconds (one step at least), and leave the best weights
+        in the model.
+
+        Raises InputError if the loss or its gradient is no longer a number, naming the step, the users of the
+        batch and what is kept; TrainingStopped if the hooks ask for it.
         """
-        began = time.monotonic()
-        tokens = 0
-        mean = math.nan
-        for epoch in range(self._n_epochs):
-            plan = self._batcher.plan()
-            steps = self.step + len(plan) * (self._n_epochs - epoch)
-            for place, windows in enumerate(plan):
-                batch = self._batcher.batch(windows, self._device)
-                done = max(self.step / steps, (time.monotonic() - began) / max_seconds)
-                loss = self._take_step(batch, self._rate_at(done, steps))
-                tokens += len(batch.token_ids)
-                mean = loss if self.step == 1 else _LOSS_MEMORY * mean + (1 - _LOSS_MEMORY) * loss
-                self.epochs = epoch + (place + 1) / len(plan)
-                spent = time.monotonic() - began
-                done = min(1.0, max(self.step / steps, spent / max_seconds))
-                if on_step is not None:
-                    on_step(Progress(self.step, done, mean, tokens / spent, spent / done - spent))
-                if spent >= max_seconds:
-                    return
+        self._began = time.monotonic() - self.state.seconds
+        self._saved = time.monotonic()
+        self._looked.since = self.state.seconds
+        self._part = 0.0
+        ending = self._train(max_seconds)
+        self._look()
+        if self.state.evaluated < self.state.step:
+            self._judge()
+        self._model.load_state_dict(self._weights() if self.best is None else self.best)
+        return ending
 
-    def _rate_at(self, done: float, steps: int) -> float:
-        """Linear warm-up, then a linear fall to the end, be that the last step or the time limit."""
-        warm_up = min(_WARM_UP_STEPS, max(1.0, _WARM_UP_SHARE * steps))
-        return self._rate * min(1.0, (self.step + 1) / warm_up) * max(_FINAL_SHARE, 1 - done)
-
-    def _take_step(self, batch: Batch, rate: float) -> float:
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        loss = self._loss(self._model, batch, self._draws)
-        self._optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self._model.parameters(), _GRADIENT_NORM)
-        self._optimizer.step()
-        self.step += 1
-        value = loss.item()
-        if not math.isfinite(value):
-            raise InputError(
-                f"training diverged: the loss is {value} at step {self.step} with learning rate {self._rate:g}; "
-                "a smaller one would do"
+    def _train(self, max_seconds: float) -> Ending:
+        state, options = self.state, self._options
+        while state.epoch < options.epochs:
+            plan = self._batcher.plan(state.epoch)
+            steps = state.step - state.place + len(plan) * (options.epochs - state.epoch)
+            batches = (
+                self._batcher.batch(windows, state.epoch, number)
+                for number, windows in islice(enumerate(plan), state.place, None)
             )
-        return value
+            with prepared(batches, self._device) as ready:
+                for batch in ready:
+                    done = max(state.step / steps, self._seconds / max_seconds)
+                    self._take_step(batch, plan[state.place], done, steps)
+                    state.place += 1
+                    self._part = state.place / len(plan)
+                    done = min(1.0, max(state.step / steps, self._seconds / max_seconds))
+                    if len(self._looked.values) >= self._look_every or done == 1.0:
+                        self._look()
+                        self._show(done)
+                    if self._seconds >= max_seconds:
+                        return "time"
+                    self._between_steps()
+            state.epoch, state.place, self._part = state.epoch + 1, 0, 0.0
+            if state.epoch % options.evaluate_every == 0:
+                self._look()
+                self._judge()
+                if options.patience is not None and state.waited >= options.patience:
+                    return "patience"
+        return "epochs"
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def _take_step(self, batch: Batch, windows: npt.NDArray[np.int64], done: float, steps: int) -> None:
+        state, options = self.state, self._options
+        self._current_rate = learning_rate(options, self._rate, state.step, steps, done)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._current_rate
+        if options.dropout:
+            # by the step, so that a training that is resumed drops what it would have dropped
+            torch.manual_seed((options.seed << 32) + state.step)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
+            hidden = self._model(batch.rows, batch.layout, batch.roles, batch.cold)
+            loss = self._next_video(self._model, hidden, batch)
+            ranking = torch.zeros_like(loss)
+            if batch.candidates is not None:
+                ranking = self._outcome(self._model, hidden, batch)
+        self._optimizer.zero_grad()
+        torch.autograd.backward(loss + options.ranking_weight * ranking)
+        norm = nn.utils.clip_grad_norm_(self._model.parameters(), options.gradient_norm)
+        self._optimizer.step()
+        state.step += 1
+        if self._averages is not None:
+            self._averages.update(state.step)
+        state.tokens += len(batch.rows)
+        state.padded_tokens += batch.layout.padded_tokens
+        self._looked.tokens += len(batch.rows)
+        self._looked.numbers.append(windows)
+        self._looked.values.append(torch.stack([loss.detach(), ranking.detach(), norm.detach()]))
+
+    def _look(self) -> None:
+        """Read the figures of the last steps; on a GPU that is what waits for them."""
+        looked, state = self._looked, self.state
+        if not looked.values:
+            return
+        values = torch.stack(looked.values).double().cpu().numpy()
+        first = state.step - len(values) + 1
+        for number, (loss, ranking, norm) in enumerate(values.tolist()):
+            if not (math.isfinite(loss) and math.isfinite(ranking) and math.isfinite(norm)):
+                raise self._diverged(first + number, looked.numbers[number], loss + ranking, norm)
+            state.loss = loss if state.loss is None else _LOSS_MEMORY * state.loss + (1 - _LOSS_MEMORY) * loss
+        looked.sums += values.sum(0)
+        looked.steps += len(values)
+        looked.values.clear()
+        looked.numbers.clear()
+        if self._seconds - looked.since >= _METRICS_SECONDS:
+            self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        looked = self._looked
+        if self._metrics is not None and looked.steps:
+            loss, ranking, norm = (looked.sums / looked.steps).tolist()
+            seconds = self._seconds
+            self._metrics.write(
+                StepMetrics(
+                    step=self.state.step,
+                    epoch=self.epochs,
+                    seconds=seconds,
+                    loss=loss,
+                    ranking_loss=ranking if self._model.ranking is not None else None,
+                    learning_rate=self._current_rate,
+                    gradient_norm=norm,
+                    tokens_per_second=looked.tokens / max(seconds - looked.since, 1e-9),
+                )
+            )
+        looked.sums[:] = 0.0
+        looked.steps = looked.tokens = 0
+        looked.since = self._seconds
+
+    def _show(self, done: float) -> None:
+        spent = self._seconds
+        self._shown_done = done
+        self._hooks.on_step(
+            Progress(
+                step=self.state.step,
+                epoch=self.epochs,
+                done=done,
+                loss=math.nan if self.state.loss is None else self.state.loss,
+                tokens_per_second=self.state.tokens / spent,
+                seconds_left=max(0.0, spent / done - spent),
+                best=None if self.state.best is None else self.state.best.accuracy,
+            )
+        )
+
+    def _between_steps(self) -> None:
+        due = time.monotonic() - self._saved >= 60 * self._options.save_minutes
+        stop = self._hooks.stop()
+        if due or stop:
+            self._look()
+            where = self._save()
+            if self._evaluate is None and due:
+                self._keep(self._weights())
+            if stop:
+                raise TrainingStopped(
+                    f"stopped at step {self.state.step}"
+                    + (f"; --resume goes on from the state in {where}" if where else "")
+                )
+
+    def _judge(self) -> None:
+        """Evaluate the model, and keep its weights if they are better than those kept."""
+        state = self.state
+        state.evaluated = state.step
+        if self._evaluate is None:
+            return
+        with self._as_kept():
+            accuracy = self._evaluate()
+        if self._metrics is not None:
+            self._write_metrics()
+            self._metrics.write(
+                EvaluationMetrics(
+                    step=state.step,
+                    epoch=self.epochs,
+                    seconds=self._seconds,
+                    cases=accuracy.cases,
+                    hit_rate=accuracy.hit_rate,
+                    ndcg=accuracy.ndcg,
+                )
+            )
+        if state.best is not None and accuracy.ndcg <= state.best.accuracy.ndcg:
+            state.waited += 1
+            return
+        state.best, state.waited = Best(state.step, self.epochs, accuracy), 0
+        self.best = self._weights()
+        self._keep(self.best)
+
+    @contextmanager
+    def _as_kept(self) -> Iterator[None]:
+        """The model is meanwhile what is to be judged and kept: the averages, where there are any, and videos that
+        no event shows have what training has shown them as, the vector of their bucket.
+        """
+        with nullcontext() if self._averages is None else self._averages.applied(), torch.no_grad():
+            video, unseen = self._model.embeddings.video, torch.from_numpy(self._batcher.unseen)
+            places = torch.nonzero(unseen).squeeze(-1).to(self._device)
+            buckets = video.bucket_of[places]
+            video.ids.weight[places] = video.ids.weight[buckets]
+            if self._model.head.bias is not None:
+                self._model.head.bias[places] = self._model.head.bias[buckets]
+            yield
+
+    def _weights(self) -> dict[str, Tensor]:
+        """A copy of what is to be kept."""
+        with self._as_kept():
+            return {name: tensor.detach().clone() for name, tensor in self._model.state_dict().items()}
+
+    def _keep(self, weights: dict[str, Tensor]) -> None:
+        where = self._hooks.keep(self._model.config, self._catalog, weights)
+        if where is not None:
+            self._kept = f"the last good checkpoint, of step {self.state.step}, is kept in {where}"
+
+    def _diverged(self, step: int, windows: npt.NDArray[np.int64], loss: float, norm: float) -> InputError:
+        users = self._batcher.users(windows)
+        named = ", ".join(repr(user) for user in users[:_NAMED_USERS])
+        if len(users) > _NAMED_USERS:
+            named += f" and {len(users) - _NAMED_USERS} more"
+        wrong = f"its gradient is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+        return InputError(
+            f"training diverged: {wrong} at step {step}, in a batch of the users {named}, with learning rate "
+            f"{self._rate:g}; {self._kept or 'there is no good checkpoint before it'}; a smaller rate would do"
+        )
+
+    def _save(self) -> str | None:
+        self._write_metrics()
+        self._saved = time.monotonic()
+        self.state.seconds = self._seconds
+        if self._hooks.run is None:
+            return None
+        tensors = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
+        for number, moments in self._optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
+        if self._averages is not None:
+            tensors |= {f"averages.{name}": tensor for name, tensor in self._averages.values.items()}
+        if self.best is not None:
+            tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        self._hooks.run.save(self.state, tensors)
+        return str(self._hooks.run.path)
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        def part(name: str) -> dict[str, Tensor]:
+            return {
+                key.removeprefix(name): tensor.to(self._device)
+                for key, tensor in tensors.items()
+                if key.startswith(name)
+            }
+
+        self._model.load_state_dict(part("model."))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in part("optimizer.").items():
+            number, _, name = key.partition(".")
+            moments.setdefault(int(number), {})[name] = tensor
+        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
+        if self._averages is not None:
+            for name, tensor in part("averages.").items():
+                self._averages.values[name].copy_(tensor)
+        self.best = part("best.") or None

@@ -1,58 +1,132 @@
-"""Sampled softmax over shared negatives, corrected for how likely each video was to be drawn."""
+"""What training makes small: the cross entropy of the next video, and that of the ranking heads."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from mtgr.model.mtgr import MTGR
-from mtgr.training.batches import Batch
+from mtgr.training.batches import Batch, Draws
+
+_MAX_LOGITS: Final = (
+    1 << 28
+)  # kept for the gradient: 1 GiB of float32; beyond, they are computed a second time
+_NEVER: Final = -1e9  # e to this is 0; unlike infinity it has a gradient where all of a row is masked
 
 
-class SampledSoftmax:
-    """Cross entropy of the next video against negatives that the whole batch shares.
+class NextVideoLoss:
+    """Cross entropy of the next video against the catalog, or against the negatives that a batch has drawn.
 
-    Half of the negatives are drawn by how often a video is a target, half uniformly. The sum over the catalog
-    is estimated from them, each weighted by one over its expected number of draws (logQ correction, Bengio &
-    Senecal 2008). Videos of the same window are no negatives: lists exclude those before the target, and the
-    target and those after it are liked.
+    From draws the sum over the catalog is estimated, see `mtgr.training.negatives`. A target is never a negative
+    of its own; nor are the other videos of its window, unless `window_negatives` says so. Logits are computed in
+    float32, whatever the layers are computed in.
     """
 
-    def __init__(self, target_counts: Tensor, n_negatives: int) -> None:
-        """target_counts: (n_items,) how often each video is a target; n_negatives: draws a batch."""
-        counts = target_counts.double()
-        self._chances = 0.5 * counts / counts.sum() + 0.5 / len(counts)
-        self._correction = -(self._chances * n_negatives).log().float()
-        self._n_negatives = n_negatives
+    def __init__(self, *, window_negatives: bool = False) -> None:
+        self._window_negatives: Final = window_negatives
 
-    def __call__(self, model: MTGR, batch: Batch, generator: torch.Generator) -> Tensor:
-        """The mean loss over the batch's targets; the draws come from the generator, which is on the CPU."""
-        queries = model.head.query(model(batch.rows, batch.layout)[batch.places])  # (M, d)
-        targets = model.head.key(model.embeddings.video(batch.targets))  # (M, d)
-        positives = (queries * targets).sum(-1)  # (M,)
+    def __call__(self, model: MTGR, hidden: Tensor, batch: Batch) -> Tensor:
+        """The sum of weight * loss over the batch's targets by their number; hidden: (T, d) of all tokens."""
+        videos, draws = model.embeddings.video, batch.draws
+        if draws is None:
+            everything = torch.arange(videos.n_items, device=hidden.device)
+            embedded = (
+                videos.catalog() if batch.cold_videos is None else videos(everything, batch.cold_videos)
+            )
+            keys, offsets = model.head.key(embedded), _biases(model, everything, batch)
+            targets, of_targets = keys[batch.targets], None if offsets is None else offsets[batch.targets]
+        else:
+            cold = batch.cold_videos
+            keys = model.head.key(videos(draws.items, None if cold is None else cold[draws.items]))
+            offsets = _biases(model, draws.items, batch)
+            targets = model.head.key(videos(batch.targets, None if cold is None else cold[batch.targets]))
+            of_targets = _biases(model, batch.targets, batch)
+        queries = model.head.query(hidden[batch.places])
+        held = None if self._window_negatives else _held(batch, videos.n_items)
+        with torch.autocast(hidden.device.type, enabled=False):
+            queries, keys, targets = queries.float(), keys.float(), targets.float()
+            positives = (queries * targets).sum(-1)  # (M,)
+            if of_targets is not None:
+                positives = positives + of_targets
+            step = max(1, _MAX_LOGITS // len(keys))
+            chunks = []
+            for begin in range(0, len(queries), step):
+                chosen = slice(begin, begin + step)
+                arguments = (
+                    queries[chosen], keys, offsets, batch.targets[chosen], batch.owners[chosen], held, draws
+                )  # fmt: skip
+                chunks.append(
+                    _log_sum(*arguments)
+                    if len(queries) <= step
+                    else checkpoint(_log_sum, *arguments, use_reentrant=False)
+                )
+            # -log(e^p / (e^p + sum of e^negatives))
+            losses = functional.softplus(torch.cat(chunks) - positives)
+        return (losses * batch.weights).sum() / max(1, len(losses))
 
-        drawn = torch.multinomial(self._chances, self._n_negatives, replacement=True, generator=generator)
-        correction = self._correction[drawn].to(queries.device)
-        drawn = drawn.to(queries.device)  # (C,)
-        if model.head.bias is not None:
-            positives = positives + model.head.bias[batch.targets]
-            correction = correction + model.head.bias[drawn]
-        videos = model.head.key(model.embeddings.video(drawn))
-        logits = torch.addmm(correction, queries, videos.T)  # (M, C)
-        in_window = _in_window(batch, drawn, model.config.vocab_size)
-        logits = logits.masked_fill_(in_window[batch.owners], -torch.inf)
-        # -log(e^p / (e^p + sum of e^negatives))
-        return functional.softplus(logits.logsumexp(-1) - positives).mean()
+
+class OutcomeLoss:
+    """Binary cross entropy of the ranking heads on the candidates of a batch."""
+
+    def __call__(self, model: MTGR, hidden: Tensor, batch: Batch) -> Tensor:
+        """The mean over candidates and heads; 0 where the batch has none."""
+        assert batch.candidates is not None
+        assert model.ranking is not None
+        logits = model.ranking(hidden[batch.candidates.places]).float()
+        total = functional.binary_cross_entropy_with_logits(logits, batch.candidates.labels, reduction="sum")
+        return total / max(1, batch.candidates.labels.numel())
 
 
-def _in_window(batch: Batch, drawn: Tensor, n_ids: int) -> Tensor:
-    """(B, C) whether a drawn video stands in a window; drawn: (C,)."""
-    distinct, column = torch.unique(drawn, return_inverse=True)
-    column_of = torch.full((n_ids,), len(distinct), device=drawn.device)
-    column_of[distinct] = torch.arange(len(distinct), device=drawn.device)
-    windows = torch.arange(len(batch.layout.lengths), device=drawn.device)
-    lengths = torch.from_numpy(batch.layout.lengths).to(drawn.device)
-    held = torch.zeros(len(windows), len(distinct) + 1, dtype=torch.bool, device=drawn.device)
-    held[torch.repeat_interleave(windows, lengths), column_of[batch.token_ids]] = True
-    return held[:, column]
+def _biases(model: MTGR, items: Tensor, batch: Batch) -> Tensor | None:
+    """(n,) what is added to the logits of these videos; a new one has its bucket's bias."""
+    if model.head.bias is None:
+        return None
+    if batch.cold_videos is not None:
+        items = torch.where(batch.cold_videos[items], model.embeddings.video.bucket_of[items], items)
+    return model.head.bias[items]
+
+
+def _held(batch: Batch, n_items: int) -> Tensor:
+    """(B, n + 1) whether each window holds each negative: all n videos, or the draws in their order, equal ones
+    at the first of them. The last column is for tokens that are no negative.
+    """
+    ids, draws = batch.token_ids, batch.draws
+    if draws is None:
+        columns, n = ids.clamp(max=n_items), n_items
+    else:
+        n = len(draws.items)
+        places = torch.searchsorted(draws.ordered, ids).clamp(max=n - 1)
+        columns = torch.where(draws.ordered[places] == ids, places, n)
+    held = torch.zeros(len(batch.layout.lengths), n + 1, dtype=torch.bool, device=ids.device)
+    held[batch.windows, columns] = True
+    return held[:, :n] if draws is None else held[:, draws.first]
+
+
+def _log_sum(
+    queries: Tensor,
+    keys: Tensor,
+    offsets: Tensor | None,
+    targets: Tensor,
+    owners: Tensor,
+    held: Tensor | None,
+    draws: Draws | None,
+) -> Tensor:
+    """(m,) log of the sum of e^logit over the negatives; queries: (m, d), targets, owners: (m,)."""
+    logits = queries @ keys.T  # (m, n)
+    if offsets is not None:
+        logits = logits + offsets
+    if draws is None:
+        own = targets.unsqueeze(-1)
+        if held is None:
+            logits = logits.scatter(1, own, _NEVER)
+        else:
+            logits = logits.masked_fill(held[owners].scatter_(1, own, True), _NEVER)
+    else:
+        corrections = draws.corrections if len(draws.corrections) == 1 else draws.corrections[owners]
+        out = (draws.items == targets.unsqueeze(-1)) | (draws.owners == owners.unsqueeze(-1))
+        logits = (logits + corrections).masked_fill(out if held is None else out | held[owners], _NEVER)
+    return logits.logsumexp(-1)

@@ -1,30 +1,101 @@
-"""How to train: the settings of one training, with the reasons for their defaults."""
+"""How to train: the settings of one training, with the reasons for their defaults. Importable without torch."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct
+import msgspec
+from msgspec import Meta, Struct
+
+from mtgr.errors import InputError
+from mtgr.evaluation.targets import Target
+from mtgr.suggestions import did_you_mean
+from mtgr.training.feedback import Feedback
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0)]
 
 
-class TrainingOptions(Struct, frozen=True, kw_only=True):
-    """Settings of one training; the command line checks their bounds."""
+class TrainingOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of one training; a preset may come with its own, and the command line overrides them."""
 
-    epochs: int = 6
-    batch_tokens: int | None = None
-    """Tokens of a batch; without it four of the longest sequences: many small steps learn
-    more in the same time than few large ones."""
-    learning_rate: float | None = None
-    """Of AdamW after the warm-up; without it, 0.004 at width 64 and falling with the root of the width."""
-    negatives: int = 1024
-    """Videos drawn for each batch, from which a target is to be told apart."""
-    unknown_share: float = 0.02
+    # what is learnt
+    part: Literal["training", "known"] = "training"
+    """training: learn what lies before the validation cases, and keep the weights that do best on these. known:
+    learn those too, for as many epochs as are asked for, and tell how the test cases went."""
+    target: Target = "watch"
+    weights: dict[Feedback, Annotated[float, Meta(ge=0)]] = {}
+    """How much a target counts by the strongest thing the user did with it; 1 where nothing is said."""
+    half_life_days: Positive | None = None
+    """Targets count half as much for each such time before the end of what is learnt; without it all alike."""
+
+    # the loss
+    negatives: Count | Literal["all"] = 1024
+    """Videos drawn for each batch, from which a target is to be told apart; all takes the catalog, which is
+    exact, and as fast for one that is small or on a GPU. No more are drawn than there are videos."""
+    uniform_share: Share = 0.5
+    """Share of the draws that are uniform; the others come by how often a video is a target. Popular videos are
+    the hard negatives, but without uniform ones nothing pushes rare videos down."""
+    in_batch: bool = False
+    """Whether the targets of the batch's other windows stand in for the draws by frequency: no further videos to
+    embed, but few windows make few and like negatives, so that this is for large batches."""
+    window_negatives: bool = False
+    """Whether a window's own videos may be negatives. Lists leave seen videos out, and those seen later are
+    liked: told apart from them, a target is learnt for nothing."""
+    ranking_candidates: Count = 8
+    """Watched videos of a window, at most, that the ranking heads learn from, each as a candidate at its place."""
+    ranking_weight: Annotated[float, Meta(ge=0)] = 1.0
+    """Of the ranking heads' loss, where the config has such heads; the next-item loss has 1."""
+
+    # what is shown
+    unknown_share: Share = 0.02
     """Share of the events that show a video as an unknown one, so that unknown videos mean something."""
-    max_test_users: int = 10_000
-    seed: int = 0
-    max_seconds: float | None = None
+    cold_share: Share = 0.05
+    """Share of the events, and of the catalog's videos at each step, that are shown as videos which have joined
+    after training, where videos have attributes or spare places: it is what makes a new video mean something."""
+    bare_share: Share = 0.05
+    """Share of the windows whose last events are shown as a slate shows videos: by themselves."""
+    max_bare: Count = 8
+    """Most videos at the end of such a window that are shown so."""
+
+    # the steps
+    epochs: Count = 6
+    batch_tokens: Count | None = None
+    """Tokens of a batch; without it four of the longest sequences: many small steps learn more in the same time
+    than few large ones."""
+    learning_rate: Positive | None = None
+    """Of AdamW after the warm-up; without it, 0.004 at width 64 and falling with the root of the width."""
+    warm_up_steps: Annotated[int, Meta(ge=0)] = 100
+    """Steps in which the learning rate rises, but no more than a tenth of all: AdamW knows no scale before."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate falls from the warm-up to the end, be that the last epoch or the time limit."""
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+    """Of AdamW, on matrices and embeddings; norms, biases and positions have none."""
+    gradient_norm: Positive = 1.0
+    """Longer gradients are cut to this: a rare batch then moves the weights no further than the others."""
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Of tokens and of what each layer adds; none, as short trainings do not see a log often enough to learn it
+    by heart."""
+    ema: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    """Decay of a moving average of the weights, which then is what is validated and kept."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """bfloat16 computes the layers in it, with weights, norms and logits in float32; auto does so on CUDA."""
+
+    # the course
+    evaluate_every: Count = 1
+    """Epochs between validations."""
+    patience: Count | None = 3
+    """Validations without a better NDCG@10 after which training ends; None for all epochs."""
+    max_cases: Count = 10_000
+    """Most cases that are evaluated, drawn from all: the error of NDCG@10 is some 0.002 then."""
+    max_seconds: Positive | None = None
     """Time for reading, training and testing together; the learning rate then falls with the time."""
+    save_minutes: Positive = 10.0
+    """Time between two states of a run that can be resumed."""
+    seed: Annotated[int, Meta(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def tokens_a_batch(self, max_length: int) -> int:
@@ -34,3 +105,23 @@ class TrainingOptions(Struct, frozen=True, kw_only=True):
     def peak_rate(self, d_model: int) -> float:
         """The learning rate after the warm-up, for a model of this width."""
         return self.learning_rate or 0.004 * math.sqrt(64 / d_model)
+
+    def draws(self, n_items: int) -> int | None:
+        """Negatives to draw for a batch from so many videos; None where all of them are negatives."""
+        return None if self.negatives == "all" or self.negatives >= n_items else self.negatives
+
+    def replace(self, source: str = "training options", **changes: Any) -> TrainingOptions:
+        """These options with some changed; InputError names the source, the field and what would be right."""
+        return parse_options({**msgspec.to_builtins(self), **changes}, source)
+
+
+def parse_options(data: Mapping[str, Any], source: str = "training options") -> TrainingOptions:
+    """Read options from plain data; InputError names the source, the field and what would be right."""
+    known = TrainingOptions.__struct_fields__
+    for key in data:
+        if key not in known:
+            raise InputError(f"{source}: unknown key {key!r}{did_you_mean(key, known)}")
+    try:
+        return msgspec.convert(data, TrainingOptions)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{source}: {error}") from None

@@ -2,104 +2,295 @@
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, get_args
 
 import click
+import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from torch import Tensor
 
+from mtgr.catalog import Catalog
 from mtgr.checkpoint import check_target, save_checkpoint
+from mtgr.config import ModelConfig, parse_config
 from mtgr.datasets import SkippedRecords, parse_mapping, read_events
-from mtgr.presets import PRESETS, preset
-from mtgr.training import loop
+from mtgr.datasets.attributes import read_attributes
+from mtgr.evaluation.protocol import LeaveOneOut, Protocol, TimeSplit, parse_moment
+from mtgr.evaluation.targets import Target
+from mtgr.presets import PRESETS, preset, recipe
+from mtgr.training.attributes import fit_categories, fit_numbers
+from mtgr.training.feedback import FEEDBACK
+from mtgr.training.log import EventLog
+from mtgr.training.loop import Hooks, Progress, TrainingStopped
 from mtgr.training.options import TrainingOptions
-from mtgr.training.trainer import Trained, choose_device, train
+from mtgr.training.run import RunDirectory
+from mtgr.training.trainer import Trained, TrainingInputs, choose_device, train
+from schemas.attributes import Attributes
 from stream.consoles import table_console
 from stream.numbers import FiniteFloatRange
+from stream.settings import load_settings
+from stream.tools.topic_log import read_topic
+from stream.tools.training_progress import Interruption, TrainingBar
 
 _DEFAULTS: Final = TrainingOptions()
+_LATEST: Final = 1 << 62
+_ENDINGS: Final = {
+    "epochs": "",
+    "patience": "; ended as NDCG@10 got no better",
+    "time": "; ended as the time was up",
+}
+
+
+class _Stopped(click.ClickException):
+    exit_code = 130
+
+
+class _Negatives(click.ParamType[int | str]):
+    name = "number or all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        if value == "all":
+            return "all"
+        number: int = click.IntRange(min=1).convert(value, param, ctx)
+        return number
+
+
+def _moment(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
+    try:
+        return None if text is None else parse_moment(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is no ISO 8601 time, such as 2022-05-06T00:00+08:00.", ctx, param
+        ) from None
+
+
+def _assignments(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
+    """KEY=VALUE, each value as JSON where it is some, else as text."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise click.BadParameter(f"{text!r} is not KEY=VALUE.", ctx, param)
+        try:
+            values[key] = msgspec.json.decode(value)
+        except msgspec.DecodeError:
+            values[key] = value
+    return values
+
+
+def _weights(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
+    weights: dict[str, float] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name not in FEEDBACK:
+            raise click.BadParameter(f"{text!r}: {name!r} is none of {', '.join(FEEDBACK)}.", ctx, param)
+        weights[name] = FiniteFloatRange(min=0).convert(value, param, ctx)
+    return weights
+
+
+def _names(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
 
 
 @click.command()
 @click.option(
-    "--events", "files", multiple=True, required=True, type=click.Path(path_type=Path), metavar="FILE",
-    help="An event log: JSON lines as on the wire, CSV or a KuaiRand log; more files by more --events.",
+    "--events", "files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
+    help="An event log: JSON lines as on the wire, a table (CSV, Parquet) or a log of the field; more files by "
+    "more --events.",
 )  # fmt: skip
 @click.argument("more_files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
 @click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path, file_okay=False),
-    help="The checkpoint's directory.",
+    "--topic", metavar="NAME",
+    help="Learn from this topic of events instead. The broker is that of --bootstrap-servers, --config or the "
+    "environment (MTGR_STREAM__KAFKA__...).",
+)  # fmt: skip
+@click.option("--bootstrap-servers", metavar="HOST:PORT,...", help="With --topic: brokers to ask first.")
+@click.option(
+    "--config", "settings_file", type=click.Path(path_type=Path), metavar="FILE",
+    help="With --topic: the daemon's settings, of which [kafka] counts.",
+)  # fmt: skip
+@click.option(
+    "--mapping", multiple=True, metavar="FIELD=COLUMN,...",
+    help="Columns of a table, such as user=userId,video=movieId,time=timestamp,rating=rating.",
+)  # fmt: skip
+@click.option("--skip-invalid", is_flag=True, help="Pass over what is no event, and count it.")
+@click.option(
+    "--videos", type=click.Path(path_type=Path), metavar="FILE",
+    help="Attributes of videos, which are in the catalog then, watched or not: CSV, Parquet or JSON.",
+)  # fmt: skip
+@click.option(
+    "--video-categories", callback=_names, metavar="NAME,...", help="Texts the model takes of them."
+)
+@click.option("--video-numbers", callback=_names, metavar="NAME,...", help="Numbers the model takes of them.")
+@click.option(
+    "--users", type=click.Path(path_type=Path), metavar="FILE",
+    help="Attributes of users; profiles in the log come before them.",
+)  # fmt: skip
+@click.option("--user-categories", callback=_names, metavar="NAME,...", help="Texts the model takes of them.")
+@click.option("--user-numbers", callback=_names, metavar="NAME,...", help="Numbers the model takes of them.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The checkpoint's directory."
+)  # fmt: skip
+@click.option(
+    "--run", "run_directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="Where metrics.jsonl goes, and what --resume needs.  [default: OUT.training]",
+)  # fmt: skip
+@click.option(
+    "--resume", is_flag=True, help="Go on where a training with the same events and options was stopped."
 )
 @click.option(
-    "--preset", "preset_name", default="tiny", show_default=True, help=f"One of {', '.join(PRESETS)}."
+    "--preset", "preset_name", default="tiny", show_default=True,
+    help=f"The model, and how it is trained: one of {', '.join(PRESETS)}.",
+)  # fmt: skip
+@click.option(
+    "--set", "changes", multiple=True, callback=_assignments, metavar="KEY=VALUE",
+    help="A field of the preset's model config, such as n_layers=4.",
+)  # fmt: skip
+@click.option(
+    "--spare-items", type=click.IntRange(min=0), help="Places for videos that join while it is served."
 )
 @click.option("--name", help="The model's name in the lists it makes.  [default: the preset's]")
 @click.option(
-    "--mapping", multiple=True, metavar="FIELD=COLUMN,...",
-    help="Columns of a CSV log, such as user=userId,video=movieId,time=timestamp,rows_are=like.",
+    "--split", type=click.Choice(["leave-one-out", "time", "none"]), default="leave-one-out", show_default=True,
+    help="What is held out: each user's last two targets, what is after --cut, or nothing.",
 )  # fmt: skip
-@click.option("--skip-invalid", is_flag=True, help="Pass over what is no event, and count it.")
-@click.option("--epochs", type=click.IntRange(min=1), default=_DEFAULTS.epochs, show_default=True)
+@click.option(
+    "--cut", callback=_moment, metavar="TIME", help="Where --split time cuts, such as 2022-05-06T00:00+08:00."
+)
+@click.option(
+    "--part", type=click.Choice(["training", "known"]),
+    help="Learn what is before the validation cases and stop by these, or all before the test cases.",
+)  # fmt: skip
+@click.option(
+    "--target", type=click.Choice(get_args(Target)),
+    help="What is predicted; a long view is one of 18 seconds, or of the whole of a shorter video.",
+)  # fmt: skip
+@click.option("--include-seen", is_flag=True, help="Let a video that a user has seen be a target again.")
+@click.option("--epochs", type=click.IntRange(min=1), help=f"At most.  [default: {_DEFAULTS.epochs}]")
+@click.option(
+    "--patience", type=click.IntRange(min=1),
+    help=f"Validations without a better NDCG@10 that end training.  [default: {_DEFAULTS.patience}]",
+)  # fmt: skip
 @click.option(
     "--max-seconds", type=FiniteFloatRange(min=1), help="Be done in this time, with fewer epochs if need be."
 )
 @click.option(
     "--batch-tokens", type=click.IntRange(min=1),
-    help="Tokens of a step, padding included.  [default: four sequences of the preset's full length]",
+    help="Tokens of a step.  [default: four sequences of the preset's full length]",
 )  # fmt: skip
 @click.option(
-    "--lr", type=FiniteFloatRange(min=0, min_open=True), metavar="RATE",
+    "--lr", "learning_rate", type=FiniteFloatRange(min=0, min_open=True), metavar="RATE",
     help="Learning rate after the warm-up.  [default: 0.004 at width 64, less for wider models]",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=_DEFAULTS.seed, show_default=True)
 @click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default=_DEFAULTS.device, show_default=True
-)
+    "--negatives", type=_Negatives(), metavar="N|all",
+    help=f"Videos that a target is told apart from at each step.  [default: {_DEFAULTS.negatives}]",
+)  # fmt: skip
+@click.option(
+    "--weight", "weights", multiple=True, callback=_weights, metavar="FEEDBACK=WEIGHT",
+    help=f"How much a target counts by what the user did with it, such as skip=0.2: {', '.join(FEEDBACK)}.",
+)  # fmt: skip
+@click.option(
+    "--half-life-days", type=FiniteFloatRange(min=0, min_open=True), metavar="DAYS",
+    help="Let targets count half as much for each such time before the end.",
+)  # fmt: skip
+@click.option("--dropout", type=FiniteFloatRange(min=0, max=1, max_open=True), metavar="SHARE")
+@click.option("--weight-decay", type=FiniteFloatRange(min=0), metavar="RATE")
+@click.option(
+    "--option", "others", multiple=True, callback=_assignments, metavar="KEY=VALUE",
+    help="Any other training option, such as schedule=cosine, ema=0.999 or cold_share=0.1.",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), help=f"[default: {_DEFAULTS.seed}]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help=f"[default: {_DEFAULTS.device}]")
+@click.option(
+    "--precision", type=click.Choice(["auto", "float32", "bfloat16"]),
+    help="What the layers are computed in; auto is bfloat16 on CUDA.  [default: auto]",
+)  # fmt: skip
 def command(
     files: tuple[Path, ...],
     more_files: tuple[Path, ...],
-    out: Path,
-    preset_name: str,
-    name: str | None,
+    topic: str | None,
+    bootstrap_servers: str | None,
+    settings_file: Path | None,
     mapping: tuple[str, ...],
     skip_invalid: bool,
-    epochs: int,
-    max_seconds: float | None,
-    batch_tokens: int | None,
-    lr: float | None,
-    seed: int,
-    device: Literal["auto", "cpu", "cuda"],
+    videos: Path | None,
+    video_categories: tuple[str, ...],
+    video_numbers: tuple[str, ...],
+    users: Path | None,
+    user_categories: tuple[str, ...],
+    user_numbers: tuple[str, ...],
+    out: Path,
+    run_directory: Path | None,
+    resume: bool,
+    preset_name: str,
+    changes: dict[str, Any],
+    spare_items: int | None,
+    name: str | None,
+    split: str,
+    cut: int | None,
+    include_seen: bool,
+    others: dict[str, Any],
+    **flags: Any,
 ) -> None:
-    """Train a model to predict the next new video a user watches, and write its checkpoint.
+    """Train a model to predict what users go on to watch, and write its checkpoint.
 
-    Each user's last new video is held out: at the end the model's HR@10 and NDCG@10 on them stand beside
-    those of recommending the most watched videos to everybody.
+    Lists leave seen videos out, so that what is learnt and tested is the next video that is new to its user. At
+    the end the model's HR@10 and NDCG@10 on what was held out stand beside those of recommending to everybody
+    what most users know. Ctrl-C saves where training stands; --resume goes on from there.
     """
-    config = preset(preset_name)
+    began = time.monotonic()
     # told before the work, not after it
     check_target(out)
-    choose_device(device)
-    options = TrainingOptions(
-        epochs=epochs,
-        batch_tokens=batch_tokens,
-        learning_rate=lr,
-        seed=seed,
-        max_seconds=max_seconds,
-        device=device,
-    )
+    options = recipe(preset_name).replace("--option", **others)
+    given = {key: value for key, value in flags.items() if value is not None and value != {}}
+    options = options.replace("options", **given)
+    choose_device(options.device)
+    protocol = _protocol(split, cut, options.target, include_seen=include_seen)
+    if bool(files or more_files) == (topic is not None):
+        raise click.UsageError("name event logs by --events FILE, or one topic by --topic NAME")
+    if "n_items" in changes:
+        raise click.UsageError("--set n_items: it follows from the events")
+    config = _with_changes(preset(preset_name), changes, spare_items)
+    described = read_attributes(videos) if videos is not None else {}
+    known = read_attributes(users) if users is not None else {}
+    config = _with_video_attributes(config, described, video_categories, video_numbers, videos)
+
     skipped = SkippedRecords()
-    events = read_events(
-        [*files, *more_files],
-        parse_mapping(mapping) if mapping else None,
-        skipped if skip_invalid else None,
-    )
     console = Console(stderr=True)
-    with _Bar(console, epochs) as bar:
-        trained = train(events, config, options, bar.show)
+    run = RunDirectory(run_directory or out.with_name(f"{out.name}.training"))
+    with TrainingBar(console) as bar, Interruption() as interruption:
+        log = EventLog.collect(
+            _events(
+                [*files, *more_files], topic, bootstrap_servers, settings_file, mapping,
+                skipped if skip_invalid else None,
+            )
+        )  # fmt: skip
+        config = _with_user_attributes(config, log, known, user_categories, user_numbers, users)
+        if options.max_seconds is not None:
+            left = max(1.0, options.max_seconds - (time.monotonic() - began))
+            options = options.replace(max_seconds=left)
+
+        def on_step(progress: Progress) -> None:
+            interruption.in_steps = True
+            bar.show(progress)
+
+        def keep(config: ModelConfig, catalog: Catalog, weights: Mapping[str, Tensor]) -> str:
+            save_checkpoint(out, name or preset_name, config, catalog, weights)
+            return str(out)
+
+        inputs = TrainingInputs(
+            events=log, config=config, options=options, protocol=protocol, videos=described, users=known
+        )
+        hooks = Hooks(on_step=on_step, stop=lambda: interruption.asked, keep=keep, run=run, resume=resume)
+        try:
+            trained = train(inputs, hooks)
+        except TrainingStopped as stopped:
+            raise _Stopped(str(stopped)) from None
     checkpoint = save_checkpoint(
         out, name or preset_name, trained.config, trained.catalog, trained.model.state_dict()
     )
@@ -107,58 +298,107 @@ def command(
         click.echo(
             f"skipped {skipped.count} records that are no events, the first: {skipped.first}", err=True
         )
-    _report(trained, f"{out} ({checkpoint.name}, version {checkpoint.version})")
+    _report(trained, options.target, f"{out} ({checkpoint.name}, version {checkpoint.version})", run)
 
 
-class _Bar:
-    """The progress bar on a terminal; a line every tenth of the training elsewhere."""
-
-    def __init__(self, console: Console, epochs: int) -> None:
-        self._console = console
-        self._shown = 0.0
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[facts]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("reading events", total=None, facts="")
-
-    def __enter__(self) -> _Bar:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def show(self, progress: loop.Progress) -> None:
-        """Show where training stands."""
-        facts = f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s"
-        self._bar.update(self._task, description="training", total=1.0, completed=progress.done, facts=facts)
-        if self._bar.disable and (progress.done >= self._shown + 0.1 or progress.done == 1):
-            self._shown = progress.done
-            self._console.print(
-                f"{progress.done:4.0%}  step {progress.step}  {facts}  {progress.seconds_left:.0f} s left",
-                highlight=False,
-            )
+def _protocol(split: str, cut: int | None, target: Target, *, include_seen: bool) -> Protocol | None:
+    if split == "time":
+        if cut is None:
+            raise click.UsageError("--split time needs --cut TIME, such as 2022-05-06T00:00+08:00")
+        return TimeSplit(cut_ms=cut, target=target, exclude_seen=not include_seen)
+    if cut is not None:
+        raise click.UsageError("--cut goes with --split time")
+    if split == "none":
+        if include_seen:
+            raise click.UsageError("--include-seen goes with a split: it says what is predicted")
+        return None
+    return LeaveOneOut(target=target, exclude_seen=not include_seen)
 
 
-def _report(trained: Trained, checkpoint: str) -> None:
-    console = table_console(160)
-    console.print(
-        f"trained on {trained.events:,} events of {trained.users:,} users and {len(trained.catalog):,} videos: "
-        f"{trained.epochs:.1f} epochs, {trained.steps:,} steps, {trained.seconds:.0f} s",
-        highlight=False,
+def _with_changes(config: ModelConfig, changes: dict[str, Any], spare_items: int | None) -> ModelConfig:
+    if spare_items is not None:
+        changes = {**changes, "spare_items": spare_items}
+    return parse_config({**config.to_dict(), **changes}, "--set")
+
+
+def _with_video_attributes(
+    config: ModelConfig,
+    described: Mapping[str, Attributes],
+    categories: Sequence[str],
+    numbers: Sequence[str],
+    file: Path | None,
+) -> ModelConfig:
+    if not categories and not numbers:
+        return config
+    if file is None:
+        raise click.UsageError("--video-categories and --video-numbers need --videos FILE")
+    return config.replace(
+        video_categories=msgspec.to_builtins(fit_categories(categories, described, str(file))),
+        video_numbers=msgspec.to_builtins(fit_numbers(numbers, described, str(file))),
     )
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column(f"next new video of {trained.accuracy.users:,} users")
-    table.add_column("HR@10", justify="right")
-    table.add_column("NDCG@10", justify="right")
-    for label, accuracy in (("this model", trained.accuracy), ("most watched", trained.popularity)):
-        table.add_row(label, f"{accuracy.hit_rate:.4f}", f"{accuracy.ndcg:.4f}")
-    console.print(table, highlight=False)
-    console.print(f"checkpoint: {checkpoint}", highlight=False, soft_wrap=True)
+
+
+def _with_user_attributes(
+    config: ModelConfig,
+    log: EventLog,
+    known: Mapping[str, Attributes],
+    categories: Sequence[str],
+    numbers: Sequence[str],
+    file: Path | None,
+) -> ModelConfig:
+    if not categories and not numbers:
+        return config
+    described: dict[str, Mapping[str, Any]] = {**known}
+    described |= {user: last for user in log.histories if (last := log.profiles.at(user, _LATEST))}
+    source = "the profiles of the events" if file is None else str(file)
+    return config.replace(
+        user_categories=msgspec.to_builtins(fit_categories(categories, described, source)),
+        user_numbers=msgspec.to_builtins(fit_numbers(numbers, described, source)),
+    )
+
+
+def _events(
+    files: list[Path],
+    topic: str | None,
+    bootstrap_servers: str | None,
+    settings_file: Path | None,
+    mapping: tuple[str, ...],
+    skipped: SkippedRecords | None,
+) -> Any:
+    if topic is None:
+        if bootstrap_servers is not None or settings_file is not None:
+            raise click.UsageError("--bootstrap-servers and --config go with --topic")
+        return read_events(files, parse_mapping(mapping) if mapping else None, skipped)
+    if mapping:
+        raise click.UsageError("--mapping is for tables; a topic holds events")
+    overrides = [f"kafka.bootstrap_servers={bootstrap_servers}"] if bootstrap_servers else []
+    return read_topic(load_settings(settings_file, os.environ, overrides).kafka, topic, skipped)
+
+
+def _report(trained: Trained, target: Target, checkpoint: str, run: RunDirectory) -> None:
+    console = table_console(160)
+    best = "" if trained.best is None else f"; kept: after epoch {trained.best.epoch:.1f}"
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    say(
+        f"trained on {trained.learnt_events:,} of {trained.events:,} events of {trained.users:,} users and "
+        f"{len(trained.catalog):,} videos: {trained.epochs:.1f} epochs, {trained.steps:,} steps, "
+        f"{trained.seconds:.0f} s{_ENDINGS[trained.ending]}{best}"
+    )
+    say(
+        f"{trained.tokens:,} tokens, joined; padded to the longest of each batch they would have been "
+        f"{trained.padded_tokens:,} ({trained.padded_tokens / trained.tokens:.1f} times as many)"
+    )
+    if trained.accuracy is not None and trained.popularity is not None:
+        noun = "next new video" if target == "watch" else "next long view"
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        table.add_column(f"{noun} of {trained.accuracy.cases:,} users ({trained.held_out})")
+        table.add_column("HR@10", justify="right")
+        table.add_column("NDCG@10", justify="right")
+        for label, accuracy in (("this model", trained.accuracy), ("known to most", trained.popularity)):
+            table.add_row(label, f"{accuracy.hit_rate:.4f}", f"{accuracy.ndcg:.4f}")
+        console.print(table, highlight=False)
+    say(f"checkpoint: {checkpoint}")
+    say(f"curves: mtgr-stream plot {run.path}")

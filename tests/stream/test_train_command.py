@@ -44,8 +44,8 @@ def test_a_log_becomes_a_checkpoint(log: Path, tmp_path: Path) -> None:
     assert checkpoint.name == "demo"
     assert checkpoint.config == PRESETS["tiny"].replace(n_items=50)
     checkpoint.load_model()
-    assert "trained on 600 events of 30 users and 50 videos: 2.0 epochs" in result.stdout
-    for line in ("next new video of 30 users", "HR@10", "NDCG@10", "this model", "most watched"):
+    assert "of 600 events of 30 users and 50 videos: 2.0 epochs" in result.stdout
+    for line in ("next new video of 30 users", "HR@10", "NDCG@10", "this model", "known to most"):
         assert line in result.stdout
     assert f"{out} (demo, version {checkpoint.version})" in result.stdout
     assert "100%" in result.stderr
@@ -58,7 +58,7 @@ def test_several_logs_are_one(log: Path, tmp_path: Path) -> None:
     copy.write_bytes(log.read_bytes())
     for arguments in (("--events", log, copy), ("--events", log, "--events", copy)):
         result = _train(*arguments, "--out", tmp_path / "out", "--epochs", 1)
-        assert "trained on 600 events of 30 users" in result.stdout, result.output
+        assert "of 600 events of 30 users" in result.stdout, result.output
 
 
 def test_what_is_no_event_is_told_or_counted(log: Path, tmp_path: Path) -> None:
