@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from mtgr.errors import InputError
 from mtgr.evaluation.evaluation import CaseTable, SystemResult
+from mtgr.evaluation.impressions import HeadResult
 from mtgr.evaluation.intervals import Interval
 from mtgr.evaluation.protocol import Protocol
 from mtgr.evaluation.served import ListComparison
@@ -47,6 +48,8 @@ class EvaluationReport(Struct, frozen=True, kw_only=True):
     """The evaluated model against each other system, paired by user."""
     comparison: ListComparison | None = None
     """The lists of vLLM against those of the reference."""
+    heads: dict[str, HeadResult] = {}
+    """The ranking heads, of a model that has some and a split by time."""
 
 
 def save_report(path: Path, report: EvaluationReport) -> None:

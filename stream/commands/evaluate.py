@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from time import monotonic
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
 import click
 from rich.console import Console
@@ -19,33 +17,21 @@ from mtgr.checkpoint import Checkpoint, open_checkpoint
 from mtgr.datasets import SkippedRecords, parse_mapping, read_events
 from mtgr.datasets.attributes import read_attributes
 from mtgr.errors import EngineFailed
-from mtgr.evaluation.evaluation import Evaluation, SystemResult
-from mtgr.evaluation.popularity import PopularityScorer
-from mtgr.evaluation.profiles import ProfileTimeline
-from mtgr.evaluation.protocol import LeaveOneOut, Part, Protocol, TimeSplit, parse_moment
-from mtgr.evaluation.rankings import OnProgress, Rankings, Scorer, rank_all
-from mtgr.evaluation.report import EvaluationReport, LogFacts, save_report
-from mtgr.evaluation.served import ReferenceScorer, compare_lists
+from mtgr.evaluation.protocol import LeaveOneOut, Protocol, TimeSplit, parse_moment
+from mtgr.evaluation.rankings import OnProgress
+from mtgr.evaluation.report import EvaluationReport, save_report
+from mtgr.evaluation.run import CheckpointEvaluation, EvaluationOptions, Lists
 from mtgr.evaluation.targets import Target
-from mtgr.reference import ReferenceRecommender
 from mtgr.requests import NewVideo
-from mtgr.serving.options import EngineOptions
 from mtgr.training.log import EventLog
-from schemas.lists import ModelVersion
 from stream.consoles import table_console
 from stream.numbers import FiniteFloatRange
 from stream.observability import configure_logging
 from stream.settings import LogSettings
-from stream.tools.evaluation_table import accuracy_table, difference_lines, list_table
+from stream.tools.evaluation_table import accuracy_table, difference_lines, head_table, list_table
 
-Lists = Literal["reference", "vllm", "both"]
-Maker = Callable[[OnProgress], Rankings]
-
-_REFERENCE: Final = "this model"
-_VLLM: Final = "this model on vLLM"
-_POPULARITY: Final = "most popular"
 _PIPE_COLUMNS: Final = 200
-_NEEDED: Final[tuple[Part, ...]] = ("test",)
+_DEFAULTS: Final = EvaluationOptions()
 
 
 def _moment(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
@@ -76,6 +62,10 @@ def _moment(ctx: click.Context, param: click.Parameter, text: str | None) -> int
     help="Attributes of videos; those that the model was not trained with join its catalog.",
 )  # fmt: skip
 @click.option(
+    "--users", type=click.Path(path_type=Path), metavar="FILE",
+    help="Attributes of users, as the model was trained with; profiles in the log come before them.",
+)  # fmt: skip
+@click.option(
     "--split", type=click.Choice(["leave-one-out", "time"]), default="leave-one-out", show_default=True,
     help="Test each user's last target, or the first at or after --cut.",
 )  # fmt: skip
@@ -92,26 +82,28 @@ def _moment(ctx: click.Context, param: click.Parameter, text: str | None) -> int
 )  # fmt: skip
 @click.option("--include-seen", is_flag=True, help="Rank what a user has seen too, and let it be a target.")
 @click.option(
-    "--k", "ks", multiple=True, type=click.IntRange(min=1), default=(5, 10), show_default=True,
+    "--k", "ks", multiple=True, type=click.IntRange(min=1), default=_DEFAULTS.ks, show_default=True,
     help="A list length; more by more --k.",
 )  # fmt: skip
 @click.option(
-    "--lists", type=click.Choice(get_args(Lists)), default="reference", show_default=True,
+    "--lists", type=click.Choice(get_args(Lists)), default=_DEFAULTS.lists, show_default=True,
     help="Who makes the lists; both also compares them, and ends with exit code 1 where they differ.",
 )  # fmt: skip
 @click.option(
-    "--kv-cache-gib", type=FiniteFloatRange(0, min_open=True), default=1.0, show_default=True,
+    "--kv-cache-gib", type=FiniteFloatRange(0, min_open=True), default=_DEFAULTS.kv_cache_gib, show_default=True,
     help="Memory of vLLM's KV cache.",
 )  # fmt: skip
 @click.option(
-    "--cold-items", type=click.IntRange(min=0), default=5, show_default=True,
+    "--cold-items", type=click.IntRange(min=0), default=_DEFAULTS.cold_items, show_default=True,
     help="Show videos apart that fewer users know.",
 )  # fmt: skip
 @click.option(
-    "--cold-users", type=click.IntRange(min=0), default=10, show_default=True,
+    "--cold-users", type=click.IntRange(min=0), default=_DEFAULTS.cold_users, show_default=True,
     help="Show users apart with fewer events.",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the bootstrap.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=_DEFAULTS.seed, show_default=True, help="Of the bootstrap."
+)
 @click.option(
     "--json", "out", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT",
     help="Write all figures, with each user's ranks.",
@@ -123,6 +115,7 @@ def command(
     mapping: tuple[str, ...],
     skip_invalid: bool,
     videos: Path | None,
+    users: Path | None,
     split: str,
     cut: int | None,
     target: Target,
@@ -145,64 +138,21 @@ def command(
     protocol = _protocol(split, cut, target, histories, include_seen=include_seen)
     if include_seen and lists != "reference":
         raise click.UsageError("--include-seen needs --lists reference: vLLM leaves out what is seen")
-    if videos is not None and lists != "reference":
-        raise click.UsageError("--videos needs --lists reference")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise click.BadParameter(f"{out.absolute().parent} is no directory.", param_hint="--json")
+    if out is not None and not os.access(out.absolute().parent, os.W_OK):
+        raise click.BadParameter(f"{out.absolute().parent} is no writable directory.", param_hint="--json")
     configure_logging(LogSettings(level="warning"))
+    options = EvaluationOptions(
+        ks=ks, lists=lists, cold_items=cold_items, cold_users=cold_users, seed=seed, kv_cache_gib=kv_cache_gib
+    )
     checkpoint = open_checkpoint(directory)
     new_videos = _new_videos(videos)
-    log, profiles = _read_log([*files, *more_files], mapping, skip_invalid=skip_invalid)
-    parts = protocol.split(log, needs=_NEEDED)
-
-    recommender = None if lists == "vllm" else _recommender(checkpoint, new_videos, videos)
-    catalog = checkpoint.catalog.video_ids
-    evaluation = Evaluation(parts, catalog, ks, cold_items=cold_items, cold_users=cold_users, seed=seed)
-    if evaluation.missing_targets:
-        _say(
-            f"{evaluation.missing_targets:,} of the {len(parts.test):,} targets are not in the catalog of "
-            f"{directory}: they count as misses"
-        )
-    makers: dict[str, Maker] = {}
-    if recommender is not None:
-        makers[_REFERENCE] = _by_reference(recommender, evaluation, profiles, exclude_seen=not include_seen)
-    if lists != "reference":
-        options = EngineOptions(checkpoint=directory, kv_cache_gib=kv_cache_gib)
-        makers[_VLLM] = _by_vllm(options, checkpoint, evaluation, profiles)
-    popularity = PopularityScorer(evaluation.popularity[: len(catalog)])
-    makers[_POPULARITY] = partial(_full, evaluation, popularity, exclude_seen=not include_seen)
-
-    made: dict[str, Rankings] = {}
-    systems: list[SystemResult] = []
-    for name, make in makers.items():
-        began = monotonic()
-        with _progress(name, len(evaluation.cases)) as on_progress:
-            made[name] = make(on_progress)
-        systems.append(evaluation.judge(name, made[name], monotonic() - began))
-    report = EvaluationReport(
-        model=ModelVersion(checkpoint.name, checkpoint.version),
-        protocol=protocol,
-        ks=evaluation.ks,
-        seed=seed,
-        cold_items=cold_items,
-        cold_users=cold_users,
-        log=LogFacts(
-            users=len(log.histories),
-            events=len(log),
-            videos=len(evaluation.items),
-            known_events=sum(len(history) for history in parts.known.values()),
-        ),
-        catalog=len(catalog),
-        missing_targets=evaluation.missing_targets,
-        cases=evaluation.table,
-        systems=systems,
-        differences={
-            other.name: evaluation.difference(systems[0], other)
-            for other in systems[1:]
-            if other.name != _VLLM
-        },
-        comparison=compare_lists(made[_VLLM], made[_REFERENCE]) if lists == "both" else None,
-    )
+    log = _read_log([*files, *more_files], mapping, users, skip_invalid=skip_invalid)
+    prepared = CheckpointEvaluation(checkpoint, log, protocol, options, new_videos)
+    _tell(prepared, checkpoint, videos)
+    try:
+        report = prepared.run(_progress)
+    except EngineFailed as error:
+        raise click.ClickException(str(error)) from None
     if out is not None:
         save_report(out, report)
     _print(report)
@@ -233,83 +183,36 @@ def _new_videos(path: Path | None) -> list[NewVideo]:
 
 
 def _read_log(
-    files: list[Path], mapping: tuple[str, ...], *, skip_invalid: bool
-) -> tuple[EventLog, ProfileTimeline]:
+    files: list[Path], mapping: tuple[str, ...], users: Path | None, *, skip_invalid: bool
+) -> EventLog:
+    attributes = read_attributes(users) if users else {}
     skipped = SkippedRecords()
-    profiles = ProfileTimeline()
-    events = read_events(
-        files, parse_mapping(mapping) if mapping else None, skipped if skip_invalid else None
+    log = EventLog.collect(
+        read_events(files, parse_mapping(mapping) if mapping else None, skipped if skip_invalid else None)
     )
-    log = EventLog.collect(profiles.taken_from(events))
     if skipped.count:
         _say(f"skipped {skipped.count} records that are no events, the first: {skipped.first}")
-    return log, profiles
+    for user, known in attributes.items():
+        log.profiles.know(user, known)
+    return log
 
 
-def _recommender(
-    checkpoint: Checkpoint, new_videos: list[NewVideo], path: Path | None
-) -> ReferenceRecommender:
-    recommender = ReferenceRecommender(checkpoint)
-    if path is not None:
-        joined = recommender.add_videos(new_videos)
-        places = (
-            f"; no place for {len(joined.refused):,} more (spare_items is {checkpoint.config.spare_items})"
-        )
+def _tell(prepared: CheckpointEvaluation, checkpoint: Checkpoint, videos: Path | None) -> None:
+    """Say what the figures alone would not tell."""
+    config, added, evaluation = checkpoint.config, prepared.added, prepared.evaluation
+    if videos is not None:
+        refused = f"; no place for {len(added.refused):,} more (spare_items is {config.spare_items})"
         _say(
-            f"{path}: new videos that join the catalog of {checkpoint.config.n_items:,}: {joined.added:,}"
-            f"{places if joined.refused else ''}"
+            f"{videos}: new videos that join the catalog of {config.n_items:,}: {added.added:,}"
+            f"{refused if added.refused else ''}"
         )
-    return recommender
-
-
-def _by_reference(
-    recommender: ReferenceRecommender,
-    evaluation: Evaluation,
-    profiles: ProfileTimeline,
-    *,
-    exclude_seen: bool,
-) -> Maker:
-    checkpoint = recommender.checkpoint
-    scorer = ReferenceScorer(
-        recommender, checkpoint.config, checkpoint.catalog, exclude_seen=exclude_seen, profiles=profiles
-    )
-    return partial(_full, evaluation, scorer, exclude_seen=exclude_seen)
-
-
-def _by_vllm(
-    options: EngineOptions, checkpoint: Checkpoint, evaluation: Evaluation, profiles: ProfileTimeline
-) -> Maker:
-    def make(on_progress: OnProgress) -> Rankings:
-        from mtgr.evaluation.engine import rank_by_engine
-
-        ranking = rank_by_engine(
-            evaluation.cases,
-            options,
-            checkpoint,
-            evaluation.items.index_of,
-            evaluation.ks[-1],
-            profiles=profiles,
-            on_progress=on_progress,
+    if evaluation.missing_targets:
+        _say(
+            f"{evaluation.missing_targets:,} of the {len(evaluation.cases):,} targets are not in the catalog of "
+            f"{checkpoint.directory}: they count as misses"
         )
-        try:
-            return asyncio.run(ranking)
-        except EngineFailed as error:
-            raise click.ClickException(str(error)) from None
-
-    return make
-
-
-def _full(evaluation: Evaluation, scorer: Scorer, on_progress: OnProgress, *, exclude_seen: bool) -> Rankings:
-    items = evaluation.items
-    return rank_all(
-        evaluation.cases,
-        scorer,
-        items.index_of,
-        items.catalog_size,
-        evaluation.ks[-1],
-        exclude_seen=exclude_seen,
-        on_progress=on_progress,
-    )
+    if config.ranking and not prepared.judges_heads:
+        _say("the ranking heads are judged by what users were shown after a moment: --split time")
 
 
 @contextmanager
@@ -340,6 +243,8 @@ def _print(report: EvaluationReport) -> None:
     )
     console.print(accuracy_table(report), highlight=False)
     console.print(list_table(report), highlight=False)
+    if report.heads:
+        console.print(head_table(report.heads), highlight=False)
     for line in difference_lines(report):
         console.print(line, highlight=False, markup=False)
     if report.comparison is not None:

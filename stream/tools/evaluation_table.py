@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from rich.table import Table
 from rich.text import Text
 
 from mtgr.evaluation.evaluation import ALL, COLD_ITEMS, COLD_USERS, SystemResult
+from mtgr.evaluation.impressions import HeadResult
 from mtgr.evaluation.intervals import Interval
 from mtgr.evaluation.protocol import Protocol, TimeSplit
 from mtgr.evaluation.report import EvaluationReport
@@ -55,6 +57,22 @@ def list_table(report: EvaluationReport) -> Table:
         f"{targets.target_popularity:,.1f}",
         f"{targets.target_log_popularity:.2f}",
     )
+    return table
+
+
+def head_table(heads: Mapping[str, HeadResult]) -> Table:
+    """A line for each ranking head."""
+    table = _table("ranking head")
+    for heading in ("GAUC", "users with both outcomes", "their impressions", "positive"):
+        table.add_column(heading, justify="right")
+    for name, head in heads.items():
+        table.add_row(
+            name,
+            interval_text(head.gauc),
+            f"{head.users:,}",
+            f"{head.impressions:,}",
+            f"{head.positives:.1%}",
+        )
     return table
 
 

@@ -38,7 +38,14 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(USERS * EVENTS + 60):
             user = f"u{number % USERS if number < USERS * EVENTS else 0}"
             video = "elsewhere" if number == USERS * EVENTS - 1 else f"v{chance.randrange(ITEMS)}"
-            event = watch(user, str(number), video, timestamp_ms=1000 * number, watch_seconds=20.0)
+            event = watch(
+                user,
+                str(number),
+                video,
+                timestamp_ms=1000 * number,
+                watch_seconds=20.0,
+                watch_ratio=number % 3 / 2,
+            )
             file.write(encode_event(event, JSON) + b"\n")
     return path
 
@@ -110,38 +117,98 @@ def test_a_time_split_tests_what_came_after_the_cut(checkpoint: Path, log: Path,
         assert min(report.cases.timestamps_ms) == 600_000
 
 
-def test_new_videos_join_the_catalog(log: Path, tmp_path: Path) -> None:
-    """A video that the model was not trained with is ranked by its attributes, as far as there is room."""
-    model = random_checkpoint(
-        tmp_path / "model",
+@pytest.fixture(scope="module")
+def open_checkpoint_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with room for one more video, that knows videos by their tag and users by their city."""
+    return random_checkpoint(
+        tmp_path_factory.mktemp("evaluate") / "open",
         max_events=MAX_EVENTS,
         n_items=ITEMS,
         spare_items=1,
         video_categories=(CategoricalAttribute("tag", 8),),
+        user_categories=(CategoricalAttribute("city", 8),),
+        ranking=("watch_through", "like"),
     )
-    videos = tmp_path / "videos.csv"
-    videos.write_text("video_id,tag\nv1,food\nelsewhere,food\nother,music\n")
-    result = _evaluate("--checkpoint", model, "--events", log, "--videos", videos, "--json", tmp_path / "out")
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Attributes of a known video, and of two new ones."""
+    path = tmp_path_factory.mktemp("videos") / "videos.csv"
+    path.write_text("video_id,tag\nv1,food\nelsewhere,food\nother,music\n")
+    return path
+
+
+def test_new_videos_join_the_catalog(
+    open_checkpoint_dir: Path, log: Path, videos: Path, tmp_path: Path
+) -> None:
+    """A video that the model was not trained with is ranked by its attributes, as far as there is room."""
+    result = _evaluate(
+        *(
+            "--checkpoint",
+            open_checkpoint_dir,
+            "--events",
+            log,
+            "--videos",
+            videos,
+            "--json",
+            tmp_path / "out",
+        )
+    )
     assert result.exit_code == 0
-    assert result.stderr == (
-        f"{videos}: new videos that join the catalog of {ITEMS}: 1; no place for 1 more (spare_items is 1)\n"
-    )
+    assert result.stderr.splitlines() == [
+        f"{videos}: new videos that join the catalog of {ITEMS}: 1; no place for 1 more (spare_items is 1)",
+        "the ranking heads are judged by what users were shown after a moment: --split time",
+    ]
     report = read_report(tmp_path / "out")
     assert (report.catalog, report.missing_targets) == (ITEMS + 1, 0)
     assert report.systems[0].ranks[report.cases.video_ids.index("elsewhere")] is not None
 
 
+def test_what_is_known_of_users_counts(open_checkpoint_dir: Path, log: Path, tmp_path: Path) -> None:
+    """Attributes of users come from a file, and change the lists of those users alone."""
+    users = tmp_path / "users.csv"
+    users.write_text("user_id,city\nu3,Rome\n")
+    ranks = []
+    for more in ((), ("--users", users)):
+        _evaluate("--checkpoint", open_checkpoint_dir, "--events", log, "--json", tmp_path / "out", *more)
+        report = read_report(tmp_path / "out")
+        ranks.append(dict(zip(report.cases.user_ids, report.systems[0].ranks, strict=True)))
+    assert [user for user in ranks[0] if ranks[0][user] != ranks[1][user]] == ["u3"]
+
+
+def test_ranking_heads_are_judged_by_what_was_shown(
+    open_checkpoint_dir: Path, log: Path, tmp_path: Path
+) -> None:
+    """GAUC stands in a table of its own; a head whose outcome never came is left out."""
+    result = _evaluate(
+        *("--checkpoint", open_checkpoint_dir, "--events", log, "--json", tmp_path / "out"),
+        *("--split", "time", "--cut", "1970-01-01T00:10"),
+    )
+    assert result.exit_code == 0
+    (head,) = read_report(tmp_path / "out").heads.values()
+    assert 0 <= head.gauc.low <= head.gauc.value <= head.gauc.high <= 1
+    assert head.impressions > head.users > 0
+    assert "ranking head" in result.stdout
+    assert f"watch_through  {head.gauc.value:.4f}".replace("0.", ".") in result.stdout
+
+
 @pytest.mark.vllm
-def test_lists_of_vllm_are_those_of_the_reference(checkpoint: Path, log: Path, tmp_path: Path) -> None:
-    """Both make the same lists, also for a user whose history a daemon has cut."""
+def test_lists_of_vllm_are_those_of_the_reference(
+    open_checkpoint_dir: Path, log: Path, videos: Path, tmp_path: Path
+) -> None:
+    """Both make the same lists, also of a video that has joined, and for a user whose history a daemon has cut."""
     out = tmp_path / "out"
-    result = _evaluate("--checkpoint", checkpoint, "--events", log, "--lists", "both", "--json", out)
+    result = _evaluate(
+        *("--checkpoint", open_checkpoint_dir, "--events", log, "--videos", videos, "--lists", "both"),
+        *("--json", out, "--k", 5, "--k", 200),
+    )
     assert result.exit_code == 0, result.output
     assert "vLLM and reference: 0 of 40 lists differ" in result.stdout
     report = read_report(out)
     assert [system.name for system in report.systems] == ["this model", "this model on vLLM", "most popular"]
     ours, served, _ = report.systems
-    assert served.ranks == [rank if rank is not None and rank <= 10 else None for rank in ours.ranks]
+    assert served.ranks == [rank if rank is not None and rank <= 200 else None for rank in ours.ranks]
     assert list(report.differences) == ["most popular"]
     assert report.comparison is not None
     assert report.comparison.largest_score_difference < 1e-4
@@ -155,9 +222,8 @@ def test_lists_of_vllm_are_those_of_the_reference(checkpoint: Path, log: Path, t
         (("--split", "time", "--cut", "yesterday"), "'yesterday' is no ISO 8601 time"),
         (("--histories", "live"), "--histories goes with --split time"),
         (("--include-seen", "--lists", "both"), "--include-seen needs --lists reference"),
-        (("--videos", "videos.csv", "--lists", "vllm"), "--videos needs --lists reference"),
         (("--k", "0"), "Invalid value for '--k'"),
-        (("--json", "nowhere/out.json"), "is no directory"),
+        (("--json", "nowhere/out.json"), "is no writable directory"),
     ],
 )
 def test_options_that_contradict_each_other_are_told(
