@@ -63,7 +63,7 @@ def _moment(ctx: click.Context, param: click.Parameter, text: str | None) -> int
 )  # fmt: skip
 @click.option(
     "--users", type=click.Path(path_type=Path), metavar="FILE",
-    help="Attributes of users, as the model was trained with; profiles in the log come before them.",
+    help="Attributes of users; a profile in the log replaces them.",
 )  # fmt: skip
 @click.option(
     "--split", type=click.Choice(["leave-one-out", "time"]), default="leave-one-out", show_default=True,
