@@ -1,0 +1,163 @@
+"""`python -m mtgr.evaluation.quality`: compute the runs that are missing, then write docs/quality.md from all of them."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import click
+from rich.console import Console
+
+from mtgr.errors import InputError
+from mtgr.evaluation.quality.data_sets import DATA_SETS, Loaded, data_set
+from mtgr.evaluation.quality.prepared import prepare, read_prepared
+from mtgr.evaluation.quality.rendering import BASELINES, render
+from mtgr.evaluation.quality.runs import Run, read_runs, run_path, save_run
+from mtgr.evaluation.quality.variants import OURS, VARIANTS
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Task(NamedTuple):
+    """One run of ours that is wanted."""
+
+    prepared: Path
+    data_set: str
+    system: str
+    seed: int
+    device: Device
+    threads: int
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default=Path("../shared/data"),
+    show_default=True,
+    help="The directory with the data sets' folders.",
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    default=Path(".run/quality"),
+    show_default=True,
+    help="Where the runs are kept.",
+)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("docs/quality.md"), show_default=True)
+@click.option(
+    "--only", "names", multiple=True, type=click.Choice(list(DATA_SETS)), help="Data sets.  [default: all]"
+)
+@click.option(
+    "--systems",
+    multiple=True,
+    type=click.Choice([*VARIANTS, *BASELINES]),
+    help="Systems.  [default: ours and the baselines]",
+)
+@click.option("--ablations", is_flag=True, help="Our recipes with one thing changed, too.")
+@click.option(
+    "--seeds", default="0,1,2", show_default=True, help="Of ours and of the baselines that are trained."
+)
+@click.option(
+    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings of ours at once."
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--fresh", is_flag=True, help="Compute runs that are there already again.")
+@click.option("--render-only", is_flag=True, help="Compute nothing.")
+def main(
+    data: Path,
+    work: Path,
+    out: Path,
+    names: tuple[str, ...],
+    systems: tuple[str, ...],
+    ablations: bool,
+    seeds: str,
+    jobs: int,
+    device: Device,
+    fresh: bool,
+    render_only: bool,
+) -> None:
+    """Compute the runs that are missing, and write the page."""
+    console = Console(stderr=True, highlight=False)
+    chosen = systems or (*(VARIANTS if ablations else (OURS,)), *BASELINES)
+    if not render_only:
+        try:
+            numbers = [int(seed) for seed in seeds.split(",")]
+        except ValueError:
+            raise click.BadParameter(
+                f"{seeds!r} should be whole numbers, such as 0,1,2", param_hint="--seeds"
+            ) from None
+        for name in names or DATA_SETS:
+            console.print(f"{name}: reading")
+            prepare(data_set(name), data, work.parent / "quality-data", fresh=fresh)
+        tasks = list(_missing(names or tuple(DATA_SETS), chosen, numbers, work, device, jobs, fresh))
+        _run_all(tasks, work, jobs, console)
+    page = render(read_runs(work))
+    out.write_text(page)
+    console.print(f"wrote {out}")
+
+
+def _missing(
+    names: Sequence[str],
+    systems: Sequence[str],
+    seeds: Sequence[int],
+    work: Path,
+    device: Device,
+    jobs: int,
+    fresh: bool,
+) -> Iterator[Task]:
+    """The runs of ours that are to be computed: the recipes with all seeds first, then the variants."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    for system in (name for name in VARIANTS if name in systems):
+        for seed in seeds:
+            for name in names:
+                if not VARIANTS[system].changes(data_set(name)):
+                    continue
+                if fresh or not run_path(work, name, system, seed).exists():
+                    prepared = work.parent / "quality-data" / f"{name}.npz"
+                    yield Task(prepared, name, system, seed, device, threads)
+
+
+def _run_all(tasks: Sequence[Task], work: Path, jobs: int, console: Console) -> None:
+    began = time.monotonic()
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        waiting = {pool.submit(_run, task): task for task in tasks}
+        for place, done in enumerate(as_completed(waiting), start=1):
+            task = waiting[done]
+            run = done.result()
+            save_run(work, run)
+            best = sum(1 <= rank <= 10 for rank in run.ranks) / len(run.ranks)
+            console.print(
+                f"{place} of {len(tasks)} after {time.monotonic() - began:,.0f} s: {task.data_set} {task.system} "
+                f"seed {task.seed}: HR@10 {best:.4f} in {run.seconds:,.0f} s"
+            )
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(prepared: Path) -> Loaded:
+    return read_prepared(prepared)
+
+
+def _run(task: Task) -> Run:
+    import torch
+
+    from mtgr.evaluation.quality.ours import run_ours
+
+    torch.set_num_threads(task.threads)
+    return run_ours(
+        data_set(task.data_set), _loaded(task.prepared), task.system, task.seed, device=task.device
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main(standalone_mode=False)
+    except (click.ClickException, InputError) as error:
+        message = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        raise SystemExit(f"quality: {message}") from None

@@ -1,0 +1,199 @@
+"""docs/quality.md from the runs alone: the same files give the same page, wherever they were computed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mtgr.errors import InputError
+from mtgr.evaluation.intervals import Interval, bootstrap, paired_difference
+from mtgr.evaluation.metrics import case_metrics
+from mtgr.evaluation.quality.data_sets import DATA_SETS, DataSet
+from mtgr.evaluation.quality.runs import BEYOND, Run
+from mtgr.evaluation.quality.variants import OURS, VARIANTS
+
+BASELINES: Final[Mapping[str, str]] = {
+    "popular": "most popular",
+    "recent": "most popular lately",
+    "item-knn": "item-kNN",
+    "sasrec": "SASRec",
+    "hstu": "HSTU",
+}
+"""Systems from RecTools, as the table has them."""
+
+KS: Final = (5, 10)
+_COLUMNS: Final = ("HR@5", "HR@10", "NDCG@5", "NDCG@10")
+_HEADER: Final = """\
+# Quality
+
+How good the lists are on public logs, beside the field's baselines. `make quality` trains, evaluates and writes this page
+from the runs it finds in `.run/quality`; a run that is there is not computed again.
+
+Every figure is of a full ranking of the whole catalog, never of sampled negatives. There is one target for each user, so
+that HR@k is Recall@k. A system with several seeds is judged by each user's mean over them; in brackets stands the 95 %
+percentile interval of a bootstrap over users (1,000 resamples). Baselines are those of RecTools, their settings searched on
+the validation part; ours were chosen on the same part.
+"""
+
+
+def render(runs: Iterable[Run]) -> str:
+    """The page; InputError if runs of one data set were made for different cases."""
+    by_set: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_set[run.data_set].append(run)
+    parts = [_HEADER]
+    for name, chosen in DATA_SETS.items():
+        if by_set[name]:
+            parts.append(_section(chosen, by_set[name]))
+    return "\n".join(parts)
+
+
+def _section(chosen: DataSet, runs: Sequence[Run]) -> str:
+    if len({run.cases for run in runs}) > 1:
+        raise InputError(
+            f"the runs of {chosen.name} are of different test cases: compute them again with --fresh, from one log"
+        )
+    systems: dict[str, list[Run]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: run.seed):
+        systems[run.system].append(run)
+    lines = [f"## {chosen.title}", "", chosen.summary, "", f"{len(runs[0].ranks):,} users are tested.", ""]
+    lines += _comparison(chosen, systems)
+    if OURS in systems:
+        lines += ["", *_verdict(systems)]
+        lines += ["", *_slices(systems)]
+        lines += ["", *_ablations(systems)]
+    lines += ["", *_provenance(systems), ""]
+    return "\n".join(lines)
+
+
+def _comparison(chosen: DataSet, systems: Mapping[str, Sequence[Run]]) -> list[str]:
+    lines = [
+        f"| system | seeds | {' | '.join(_COLUMNS)} | coverage@10 |",
+        f"|---|---|{'---|' * len(_COLUMNS)}---|",
+    ]
+    for name, title in {OURS: "**MTGR, ours**", **BASELINES}.items():
+        if name not in systems:
+            continue
+        found = bootstrap(_values(systems[name]), seed=0)
+        cells = " | ".join(_cell(found[column]) for column in _COLUMNS)
+        coverage = np.mean([run.coverage for run in systems[name]])
+        lines.append(f"| {title} | {len(systems[name])} | {cells} | {coverage:.0%} |")
+    for name, recall in chosen.published.items():
+        lines.append(f"| {name}, as published | | | {recall:.4f} | | | |")
+    return lines
+
+
+def _verdict(systems: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Ours against the best of the others, in words that follow from the figures."""
+    others = {name: bootstrap(_values(systems[name]), seed=0) for name in BASELINES if name in systems}
+    if not others:
+        return ["No baseline was run."]
+    ours = bootstrap(_values(systems[OURS]), seed=0)
+    lines = []
+    for column in ("HR@10", "NDCG@10"):
+        best = max(others, key=lambda name: others[name][column].value)
+        theirs = others[best][column]
+        apart = "do not overlap" if ours[column].low > theirs.high else "overlap"
+        difference = paired_difference(_values(systems[OURS]), _values(systems[best]), seed=0)[column]
+        relative = ours[column].value / theirs.value - 1 if theirs.value else float("inf")
+        lines.append(
+            f"- {column}: {ours[column].value:.4f}, {relative:+.0%} against the best baseline ({BASELINES[best]}, "
+            f"{theirs.value:.4f}); the intervals {apart}; paired difference {difference.value:+.4f} "
+            f"[{difference.low:+.4f}, {difference.high:+.4f}]."
+        )
+    seeds = ", ".join(f"{_values([run])['HR@10'].mean():.4f}" for run in systems[OURS])
+    lines.append(f"- HR@10 of our seeds one by one: {seeds}.")
+    return lines
+
+
+def _slices(systems: Mapping[str, Sequence[Run]]) -> list[str]:
+    cold = np.array(systems[OURS][0].cold, np.int64)
+    if not len(cold):
+        return []
+    lines = [
+        f"Cold items, {len(cold):,} users whose target fewer than 5 users knew:",
+        "",
+        "| system | HR@10 | NDCG@10 |",
+        "|---|---|---|",
+    ]
+    for name, title in {OURS: "MTGR, ours", **BASELINES}.items():
+        if name in systems:
+            held = {column: values[cold] for column, values in _values(systems[name]).items()}
+            found = bootstrap(held, seed=0)
+            lines.append(f"| {title} | {_cell(found['HR@10'])} | {_cell(found['NDCG@10'])} |")
+    return lines
+
+
+def _ablations(systems: Mapping[str, Sequence[Run]]) -> list[str]:
+    variants = [name for name in VARIANTS if name != OURS and name in systems]
+    if not variants:
+        return []
+    lines = [
+        "One thing changed at a time; the difference is paired by user, over the seeds that both have:",
+        "",
+        "| variant | seeds | HR@10 | NDCG@10 | NDCG@10 against the recipe |",
+        "|---|---|---|---|---|",
+    ]
+    seeds_of = {run.seed: run for run in systems[OURS]}
+    for name in variants:
+        runs = systems[name]
+        found = bootstrap(_values(runs), seed=0)
+        paired = [run for run in runs if run.seed in seeds_of]
+        told = "-"
+        if paired:
+            base = _values([seeds_of[run.seed] for run in paired])
+            difference = paired_difference(_values(paired), base, seed=0)["NDCG@10"]
+            told = f"{difference.value:+.4f} [{difference.low:+.4f}, {difference.high:+.4f}]"
+        lines.append(
+            f"| {VARIANTS[name].title} | {len(runs)} | {_cell(found['HR@10'])} | {_cell(found['NDCG@10'])} | {told} |"
+        )
+    heads = {
+        head: result["gauc"]["value"]
+        for run in systems.get("ranking-heads", [])[:1]
+        for head, result in run.facts.get("heads", {}).items()
+        if result.get("gauc")
+    }
+    if heads:
+        told = ", ".join(f"{head} {value:.4f}" for head, value in heads.items())
+        lines += ["", f"GAUC of the ranking heads on the impressions after the cut: {told}."]
+    return lines
+
+
+def _provenance(systems: Mapping[str, Sequence[Run]]) -> list[str]:
+    places: dict[str, list[str]] = defaultdict(list)
+    for name, runs in systems.items():
+        seconds = np.median([run.seconds for run in runs])
+        for machine in sorted({run.machine for run in runs}):
+            places[machine].append(f"{name} {seconds:,.0f} s")
+    dates = sorted({run.date for runs in systems.values() for run in runs})
+    lines = [
+        f"Run {dates[0] if dates[0] == dates[-1] else f'{dates[0]} to {dates[-1]}'}; median time of a training:",
+        "",
+    ]
+    lines += [f"- on {machine}: {', '.join(told)}" for machine, told in sorted(places.items())]
+    jagged = [run.facts for run in systems.get(OURS, []) if run.facts.get("tokens")]
+    if jagged:
+        saved = 1 - jagged[0]["tokens"] / jagged[0]["padded_tokens"]
+        lines += [
+            "",
+            f"Joining the windows of a batch rather than padding them to the longest saved {saved:.0%} of the tokens.",
+        ]
+    return lines
+
+
+def _values(runs: Sequence[Run]) -> dict[str, npt.NDArray[np.float64]]:
+    """Each user's metrics, the mean over the runs."""
+    of_runs = []
+    for run in runs:
+        ranks = np.array(run.ranks, np.float64)
+        ranks[ranks == BEYOND] = np.inf
+        of_runs.append(case_metrics(ranks, KS, complete=False))
+    return {column: np.mean([values[column] for values in of_runs], axis=0) for column in _COLUMNS}
+
+
+def _cell(interval: Interval) -> str:
+    return f"{interval.value:.4f} [{interval.low:.4f}, {interval.high:.4f}]"
