@@ -21,6 +21,7 @@ from stream.demo.knowledge import knowledge_of, simulated_knowledge
 from stream.demo.log import DemoLog, event_logs, prepare_log, simulated_log
 from stream.demo.play import Play, Report
 from stream.demo.processes import ChildFailed
+from stream.kafka import quieten
 from stream.numbers import FiniteFloatRange
 from stream.observability import configure_logging
 from stream.settings import LogSettings
@@ -63,6 +64,7 @@ def command(data: Path | None, simulate: bool, users: int, seconds: float, rate:
     # ended in any way but SIGKILL, the demo takes down what it has started
     signal.signal(signal.SIGTERM, _interrupt)
     configure_logging(LogSettings(level="warning"))
+    quieten()
     console = Console()
     began = monotonic()
     _WORK.mkdir(exist_ok=True)
@@ -75,7 +77,7 @@ def command(data: Path | None, simulate: bool, users: int, seconds: float, rate:
         shutil.rmtree(directory)
         raise
     shutil.rmtree(directory)
-    console.print(_summary(report))
+    console.print(summary_table(report))
     console.print(
         f"{monotonic() - began:.0f} s in all; the daemon ended with exit code {report.daemon_exit_code}"
     )
@@ -122,10 +124,11 @@ def _train(log: DemoLog, directory: Path, checkpoint: Path) -> None:
         raise click.ClickException(f"training ended with exit code {done.returncode}")
 
 
-def _summary(report: Report) -> Table:
+def summary_table(report: Report) -> Table:
+    """What the demo did and what it measured."""
     table = Table(box=None, show_header=False, title="Summary, counted in Kafka", title_justify="left")
     table.add_column(justify="right", style="bold", no_wrap=True)
-    table.add_column(no_wrap=True)
+    table.add_column()
     table.add_row(f"{report.live_events:,}", f"live events, after {report.history_events:,} of history")
     table.add_row(f"{report.duplicates:,}", "of all these were duplicates")
     live = report.live
@@ -141,17 +144,17 @@ def _summary(report: Report) -> Table:
     if report.new_videos:
         table.add_row(
             f"{report.new_videos_listed:,}",
-            f"of {report.new_videos:,} videos that came with the live events, new to the model, were in lists",
+            f"of {report.new_videos:,} videos that were new to the model were recommended",
         )
     found = report.next_videos
     if found.moments:
         table.add_row(
             f"{found.listed / found.moments:.1%}",
-            f"of {found.moments:,} times the next new video that a user watched was in the list live at that moment",
+            f"of {found.moments:,} times the next new video watched was in the list live then",
         )
         table.add_row(
             f"{found.popular / found.moments:.1%}",
-            "of these times it was among as many of the most watched videos, new to the user",
+            "of these times it was among as many of the most watched unseen ones",
         )
     return table
 
