@@ -1,4 +1,4 @@
-"""`python -m mtgr.evaluation.quality`: compute the runs that are missing, then write docs/quality.md from all of them."""
+"""`python -m mtgr.evaluation.quality`: compute the runs that are missing, then write docs/quality.md."""
 
 from __future__ import annotations
 
@@ -90,9 +90,8 @@ def main(
         try:
             numbers = [int(seed) for seed in seeds.split(",")]
         except ValueError:
-            raise click.BadParameter(
-                f"{seeds!r} should be whole numbers, such as 0,1,2", param_hint="--seeds"
-            ) from None
+            hint = f"{seeds!r} should be whole numbers, such as 0,1,2"
+            raise click.BadParameter(hint, param_hint="--seeds") from None
         for name in names or DATA_SETS:
             console.print(f"{name}: reading")
             prepare(data_set(name), data, work.parent / "quality-data", fresh=fresh)

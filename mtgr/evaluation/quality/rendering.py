@@ -30,13 +30,13 @@ _COLUMNS: Final = ("HR@5", "HR@10", "NDCG@5", "NDCG@10")
 _HEADER: Final = """\
 # Quality
 
-How good the lists are on public logs, beside the field's baselines. `make quality` trains, evaluates and writes this page
-from the runs it finds in `.run/quality`; a run that is there is not computed again.
+How good the lists are on public logs, beside the field's baselines. `make quality` trains, evaluates and writes this
+page from the runs it finds in `.run/quality`; a run that is there is not computed again.
 
-Every figure is of a full ranking of the whole catalog, never of sampled negatives. There is one target for each user, so
-that HR@k is Recall@k. A system with several seeds is judged by each user's mean over them; in brackets stands the 95 %
-percentile interval of a bootstrap over users (1,000 resamples). Baselines are those of RecTools, their settings searched on
-the validation part; ours were chosen on the same part.
+Every figure is of a full ranking of the whole catalog, never of sampled negatives. There is one target for each user,
+so that HR@k is Recall@k. A system with several seeds is judged by each user's mean over them; in brackets stands the
+95 % percentile interval of a bootstrap over users (1,000 resamples). Baselines are those of RecTools, their settings
+searched on the validation part; ours were chosen on the same part.
 """
 
 
@@ -170,10 +170,8 @@ def _provenance(systems: Mapping[str, Sequence[Run]]) -> list[str]:
         for machine in sorted({run.machine for run in runs}):
             places[machine].append(f"{name} {seconds:,.0f} s")
     dates = sorted({run.date for runs in systems.values() for run in runs})
-    lines = [
-        f"Run {dates[0] if dates[0] == dates[-1] else f'{dates[0]} to {dates[-1]}'}; median time of a training:",
-        "",
-    ]
+    when = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
+    lines = [f"Run {when}; median time of a training:", ""]
     lines += [f"- on {machine}: {', '.join(told)}" for machine, told in sorted(places.items())]
     jagged = [run.facts for run in systems.get(OURS, []) if run.facts.get("tokens")]
     if jagged:
