@@ -11,8 +11,8 @@ import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from stream.errors import Fatal
-from stream.sequences import Change
 from stream.state import StateStore
+from stream.stored import Change
 
 log = structlog.get_logger(__name__)
 

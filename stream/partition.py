@@ -18,8 +18,9 @@ from schemas.errors import Stage, UndecodableEvent
 from schemas.events import Favorite, Like, Profile, Share, Watch
 from schemas.lists import ModelVersion, RecommendationList, RecommendedVideo, TriggerEvent
 from stream.dead_letters import DeadRecord
-from stream.sequences import Change, UserState, list_id
+from stream.sequences import UserState, list_id
 from stream.state import StateCache, StateStore
+from stream.stored import Change
 from stream.triggers import TriggerQueue, TriggerRules
 
 _TRACEPARENT: Final = "traceparent"

@@ -9,118 +9,35 @@ What is known of the user besides (the profile) changes seldom and is stored und
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterator
-from typing import Final, TypeVar
+from collections.abc import Iterator
+from typing import Final
 
-import msgspec
 import numpy as np
-from msgspec import Struct
 from xxhash import xxh3_64_digest, xxh3_128_hexdigest
 
 from mtgr.attributes import pack_attributes
 from mtgr.config import BLOCK_EVENTS, capacity
 from mtgr.history import RECORD_BYTES, RECORD_DTYPE, pack_event
 from schemas.events import Interaction, Profile
-from stream.errors import Fatal
+from stream.stored import (
+    VERSION,
+    Change,
+    CorruptState,
+    StoredProfile,
+    Tail,
+    block_key,
+    encode,
+    profile_key,
+    read_profile,
+    tail_key,
+)
 
 _BLOCK_BYTES: Final = BLOCK_EVENTS * RECORD_BYTES
-_TAIL_PREFIX: Final = b"t"
-_BLOCK_PREFIX: Final = b"b"
-_PROFILE_PREFIX: Final = b"p"
-_pack_number: Final = struct.Struct(">I").pack
-
-Change = tuple[bytes, bytes | None]
-"""A key and its new value, None where it is deleted: one record of the changelog, one write to the store."""
-
-
-def tail_key(user_id: str) -> bytes:
-    """The key of a user's tail record."""
-    return _TAIL_PREFIX + user_id.encode()
-
-
-def block_key(user_id: str, number: int) -> bytes:
-    """The key of a sealed block; its fixed-length suffix keeps keys of different users apart."""
-    return _BLOCK_PREFIX + user_id.encode() + _pack_number(number)
-
-
-def profile_key(user_id: str) -> bytes:
-    """The key of a user's profile."""
-    return _PROFILE_PREFIX + user_id.encode()
-
-
-def user_of_tail_key(key: bytes) -> str | None:
-    """The user whose tail record has this key, None for the key of anything else."""
-    return key[1:].decode() if key[:1] == _TAIL_PREFIX else None
 
 
 def list_id(user_id: str, event_id: str) -> str:
     """The id of the list made after this event: the same user and event always give the same id."""
     return xxh3_128_hexdigest(f"{len(user_id)}:{user_id}{event_id}".encode())
-
-
-class Tail(Struct, frozen=True, array_like=True):
-    """What is stored under a user's key: facts about the whole sequence, and its unsealed block."""
-
-    version: int
-    first_block: int
-    sealed_blocks: int
-    offset: int
-    unserved: int
-    unserved_since_ms: int
-    event_id: str
-    timestamp_ms: int
-    session_id: str | None
-    traceparent: bytes | None
-    records: bytes
-    videos: bytes
-    has_profile: bool
-
-
-class StoredProfile(Struct, frozen=True, array_like=True):
-    """What is stored of a profile: attributes as `mtgr.attributes.pack_attributes` packs them, and since when."""
-
-    version: int
-    timestamp_ms: int
-    attributes: bytes
-
-
-class _Versioned(Struct, frozen=True, array_like=True):
-    version: int
-
-
-_Stored = TypeVar("_Stored")
-
-_VERSION: Final = 2
-_encode = msgspec.msgpack.Encoder().encode
-_decode_version = msgspec.msgpack.Decoder(_Versioned).decode
-_decode_tail = msgspec.msgpack.Decoder(Tail).decode
-_decode_profile = msgspec.msgpack.Decoder(StoredProfile).decode
-
-
-class CorruptState(Fatal):
-    """A stored sequence does not read back: the store it came from cannot be trusted."""
-
-
-def read_tail(value: bytes) -> Tail:
-    """Decode a tail record; raises CorruptState if it is none or of another version."""
-    return _read(value, _decode_tail, "tail record")
-
-
-def _read(value: bytes, decode: Callable[[bytes], _Stored], noun: str) -> _Stored:
-    try:
-        version = _decode_version(value).version  # first: another version may have other fields
-        if version != _VERSION:
-            raise CorruptState(f"{noun} has version {version}, this program reads {_VERSION}")
-        return decode(value)
-    except msgspec.MsgspecError as error:
-        raise CorruptState(f"{noun} of {len(value)} bytes: {error}") from error
-
-
-def stored_keys(user_id: str, tail: Tail) -> list[bytes]:
-    """The keys of what is stored of a user beside the tail record, for `UserState.from_store`."""
-    keys = [block_key(user_id, tail.first_block + number) for number in range(tail.sealed_blocks)]
-    return [*keys, profile_key(user_id)] if tail.has_profile else keys
 
 
 class UserState:
@@ -313,13 +230,13 @@ class UserState:
                 yield block_key(user, number), block
         if self._profile_changed:
             self._profile_changed = False
-            yield profile_key(user), _encode(StoredProfile(_VERSION, self.profile_ms, self.profile))
+            yield profile_key(user), encode(StoredProfile(VERSION, self.profile_ms, self.profile))
         sealed_blocks = len(self.records) // _BLOCK_BYTES
         yield (
             tail_key(user),
-            _encode(
+            encode(
                 Tail(
-                    _VERSION,
+                    VERSION,
                     self.first_block,
                     sealed_blocks,
                     self.offset,
@@ -361,9 +278,7 @@ class UserState:
         if len(tail.records) % RECORD_BYTES or _video_bytes(bytes(state.records)) != len(state.videos):
             raise CorruptState(f"user {user_id!r}: records and video ids do not belong together")
         if tail.has_profile:
-            if (value := values[-1]) is None:
-                raise CorruptState(f"user {user_id!r}: the profile is missing")
-            profile = _read(value, _decode_profile, f"user {user_id!r}: profile")
+            profile = read_profile(values[-1], user_id)
             state.profile, state.profile_ms = profile.attributes, profile.timestamp_ms
         state.first_block = tail.first_block
         state.offset = tail.offset

@@ -27,15 +27,8 @@ from rocksdict import (
     WriteOptions,
 )
 
-from stream.sequences import (
-    Change,
-    CorruptState,
-    UserState,
-    read_tail,
-    stored_keys,
-    tail_key,
-    user_of_tail_key,
-)
+from stream.sequences import UserState
+from stream.stored import Change, CorruptState, read_tail, stored_keys, tail_key, user_of_tail_key
 
 log = structlog.get_logger(__name__)
 

@@ -18,8 +18,8 @@ from stream.assignment import Assignment
 from stream.errors import Fatal
 from stream.observability import Health, Metrics
 from stream.partition import Partition, PendingList, Phase
-from stream.sequences import tail_key
 from stream.state import RocksMemory
+from stream.stored import tail_key
 
 
 def tps(*numbers: int) -> list[TopicPartition]:

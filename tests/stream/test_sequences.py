@@ -1,4 +1,4 @@
-"""Promises of stream.sequences: a state is the plain fold of its events, in memory and out of the store."""
+"""Promises of stream.sequences and stream.stored: a state is the fold of its events, in memory and in the store."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ from mtgr.attributes import pack_attributes
 from mtgr.history import RECORD_BYTES, History, event_digest
 from schemas.bounds import MAX_SECONDS, MAX_WATCH_RATIO
 from schemas.events import Interaction, Like, Profile, Watch
-from stream.sequences import (
+from stream.sequences import UserState, list_id
+from stream.stored import (
     CorruptState,
     Tail,
-    UserState,
     block_key,
-    list_id,
     profile_key,
     read_tail,
     stored_keys,

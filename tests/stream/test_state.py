@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from strategies import ODD_IDS, identifiers
 
 from schemas.events import Like
-from stream.sequences import Change, CorruptState, UserState, block_key, tail_key
+from stream.sequences import UserState
 from stream.state import RocksStore, StateCache, StateInUse
+from stream.stored import Change, CorruptState, block_key, tail_key
 
 IDENTITY = "group/user-events/0"
 MAX_EVENTS = 32

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from stream.sequences import Change, UserState, read_tail, stored_keys, tail_key, user_of_tail_key
+from stream.sequences import UserState
+from stream.stored import Change, read_tail, stored_keys, tail_key, user_of_tail_key
 
 
 class DictStore:

@@ -21,8 +21,9 @@ from schemas.dead_letters import DeadLetter
 from schemas.errors import UndecodableEvent
 from schemas.events import Event, Interaction, Profile
 from schemas.lists import RecommendationList
-from stream.sequences import UserState, list_id, read_tail, stored_keys, user_of_tail_key
+from stream.sequences import UserState, list_id
 from stream.state import RocksStore
+from stream.stored import read_tail, stored_keys, user_of_tail_key
 
 _BLOCK = 16
 
