@@ -229,7 +229,9 @@ class TrainingLoop:
         first = state.step - len(values) + 1
         for number, (loss, ranking, norm) in enumerate(values.tolist()):
             if not (math.isfinite(loss) and math.isfinite(ranking) and math.isfinite(norm)):
-                raise self._diverged(first + number, looked.numbers[number], loss + ranking, norm)
+                wrong = f"its gradient is {norm}" if math.isfinite(loss + ranking) else f"the loss is {loss}"
+                users = self._named(looked.numbers[number])
+                raise self._diverged(f"{wrong} at step {first + number}, in a batch of the users {users}")
             state.loss = loss if state.loss is None else _LOSS_MEMORY * state.loss + (1 - _LOSS_MEMORY) * loss
         looked.sums += values.sum(0)
         looked.steps += len(values)
@@ -294,6 +296,8 @@ class TrainingLoop:
         state.evaluated = state.step
         if self._evaluate is None:
             return
+        if not all(parameter.isfinite().all() for parameter in self._model.parameters()):
+            raise self._diverged(f"weights are no numbers any more after step {state.step}")
         with self._as_kept():
             accuracy = self._evaluate()
         if self._metrics is not None:
@@ -339,15 +343,15 @@ class TrainingLoop:
         if where is not None:
             self._kept = f"the last good checkpoint, of step {self.state.step}, is kept in {where}"
 
-    def _diverged(self, step: int, windows: npt.NDArray[np.int64], loss: float, norm: float) -> InputError:
+    def _named(self, windows: npt.NDArray[np.int64]) -> str:
         users = self._batcher.users(windows)
         named = ", ".join(repr(user) for user in users[:_NAMED_USERS])
-        if len(users) > _NAMED_USERS:
-            named += f" and {len(users) - _NAMED_USERS} more"
-        wrong = f"its gradient is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+        return named if len(users) <= _NAMED_USERS else f"{named} and {len(users) - _NAMED_USERS} more"
+
+    def _diverged(self, what: str) -> InputError:
         return InputError(
-            f"training diverged: {wrong} at step {step}, in a batch of the users {named}, with learning rate "
-            f"{self._rate:g}; {self._kept or 'there is no good checkpoint before it'}; a smaller rate would do"
+            f"training diverged: {what}, with learning rate {self._rate:g}; "
+            f"{self._kept or 'there is no good checkpoint before it'}; a smaller rate would do"
         )
 
     def _save(self) -> str | None:

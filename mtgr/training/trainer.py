@@ -185,7 +185,7 @@ def _parts(
     if inputs.protocol is None:
         return log.histories, log.histories, []
     in_training = inputs.options.part == "training"
-    needs: tuple[Part, ...] = ("training", "validation") if in_training else ("training", "test")
+    needs: tuple[Part, ...] = ("training", "validation") if in_training else ("test",)
     split = inputs.protocol.split(log, needs)
     if in_training:
         return split.training, split.known, split.validation

@@ -162,6 +162,10 @@ def _names(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     "--cut", callback=_moment, metavar="TIME", help="Where --split time cuts, such as 2022-05-06T00:00+08:00."
 )
 @click.option(
+    "--validation-days", type=FiniteFloatRange(min=0, min_open=True), metavar="DAYS",
+    help="With --split time: validate by what comes so long before --cut.  [default: 1]",
+)  # fmt: skip
+@click.option(
     "--part", type=click.Choice(["training", "known"]),
     help="Learn what is before the validation cases and stop by these, or all before the test cases.",
 )  # fmt: skip
@@ -233,6 +237,7 @@ def command(
     name: str | None,
     split: str,
     cut: int | None,
+    validation_days: float | None,
     include_seen: bool,
     others: dict[str, Any],
     **flags: Any,
@@ -250,7 +255,7 @@ def command(
     given = {key: value for key, value in flags.items() if value is not None and value != {}}
     options = options.replace("options", **given)
     choose_device(options.device)
-    protocol = _protocol(split, cut, options.target, include_seen=include_seen)
+    protocol = _protocol(split, cut, validation_days, options.target, include_seen=include_seen)
     if bool(files or more_files) == (topic is not None):
         raise click.UsageError("name event logs by --events FILE, or one topic by --topic NAME")
     if "n_items" in changes:
@@ -301,13 +306,17 @@ def command(
     _report(trained, options.target, f"{out} ({checkpoint.name}, version {checkpoint.version})", run)
 
 
-def _protocol(split: str, cut: int | None, target: Target, *, include_seen: bool) -> Protocol | None:
+def _protocol(
+    split: str, cut: int | None, validation_days: float | None, target: Target, *, include_seen: bool
+) -> Protocol | None:
     if split == "time":
         if cut is None:
             raise click.UsageError("--split time needs --cut TIME, such as 2022-05-06T00:00+08:00")
-        return TimeSplit(cut_ms=cut, target=target, exclude_seen=not include_seen)
-    if cut is not None:
-        raise click.UsageError("--cut goes with --split time")
+        return TimeSplit(
+            cut_ms=cut, target=target, exclude_seen=not include_seen, validation_days=validation_days or 1.0
+        )
+    if cut is not None or validation_days is not None:
+        raise click.UsageError("--cut and --validation-days go with --split time")
     if split == "none":
         if include_seen:
             raise click.UsageError("--include-seen goes with a split: it says what is predicted")

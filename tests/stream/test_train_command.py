@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import random
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from events import watch
 
+from mtgr import presets
 from mtgr.checkpoint import open_checkpoint
+from mtgr.datasets import read_events
 from mtgr.errors import InputError
 from mtgr.model.mtgr import parameter_counts
 from mtgr.presets import PRESETS
+from mtgr.training.loop import Progress
+from mtgr.training.metrics import read_metrics
+from mtgr.training.options import TrainingOptions
+from mtgr.training.trainer import TrainingInputs
 from schemas.codecs import JSON, encode_event
+from schemas.events import Event
 from stream.commands import models, train
+from stream.settings import KafkaSettings
+from stream.tools.training_progress import TrainingBar
 
 
 @pytest.fixture
@@ -45,9 +56,18 @@ def test_a_log_becomes_a_checkpoint(log: Path, tmp_path: Path) -> None:
     assert checkpoint.config == PRESETS["tiny"].replace(n_items=50)
     checkpoint.load_model()
     assert "of 600 events of 30 users and 50 videos: 2.0 epochs" in result.stdout
-    for line in ("next new video of 30 users", "HR@10", "NDCG@10", "this model", "known to most"):
+    for line in (
+        "next new video of 30 users (validation)",
+        "HR@10",
+        "NDCG@10",
+        "this model",
+        "known to most",
+    ):
         assert line in result.stdout
     assert f"{out} (demo, version {checkpoint.version})" in result.stdout
+    assert "times as many" in result.stdout
+    assert f"curves: mtgr-stream plot {out}.training" in result.stdout
+    assert list(read_metrics(tmp_path / "out.training" / "metrics.jsonl"))
     assert "100%" in result.stderr
     assert "tokens/s" in result.stderr
 
@@ -112,6 +132,170 @@ def test_an_option_out_of_bounds_is_a_usage_error(log: Path, option: str, value:
     result = _train("--events", log, "--out", log.parent / "out", option, value)
     assert result.exit_code == 2
     assert option in result.stderr
+
+
+def test_the_last_checkpoint_stays_where_training_diverges(log: Path, tmp_path: Path) -> None:
+    """What was there before is kept whole, and the error says what went wrong."""
+    out = tmp_path / "out"
+    assert _train("--events", log, "--out", out, "--epochs", 1).exit_code == 0
+    version = open_checkpoint(out).version
+    with pytest.raises(InputError, match=r"training diverged: .* with learning rate 1e"):
+        CliRunner().invoke(
+            train.command,
+            ["--events", str(log), "--out", str(out), "--lr", "1e30", "--option", "batch_tokens=100"],
+            catch_exceptions=False,
+        )
+    assert open_checkpoint(out).version == version
+
+
+def test_attributes_and_overrides_shape_the_model(log: Path, tmp_path: Path) -> None:
+    """Attributes named by flags become part of the config, sized by what is there; --set changes any field, and
+    videos that nobody watched are in the catalog.
+    """
+    videos = tmp_path / "videos.csv"
+    rows = [f"v{number},{'ab'[number % 2]},{number}" for number in range(60)]
+    videos.write_text("\n".join(["video_id,author,seconds", *rows]) + "\n")
+    users = tmp_path / "users.jsonl"
+    users.write_text("".join(f'{{"user_id": "u{number}", "country": "se"}}\n' for number in range(30)))
+    out = tmp_path / "out"
+    result = _train(
+        "--events", log, "--out", out, "--epochs", 1, "--spare-items", 7, "--set", "n_layers=1",
+        "--set", 'ranking=["like"]', "--set", "mask=mixed", "--videos", videos, "--video-categories", "author",
+        "--video-numbers", "seconds", "--users", users, "--user-categories", "country",
+        "--weight", "like=2", "--weight", "skip=0.5", "--half-life-days", 3, "--negatives", "all",
+        "--option", "ema=0.9", "--option", "schedule=cosine",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    config = open_checkpoint(out).config
+    assert (config.n_items, config.spare_items, config.n_layers, config.mask) == (60, 7, 1, "mixed")
+    assert config.ranking == ("like",)
+    assert [(one.name, one.size) for one in config.video_categories] == [("author", 8)]
+    assert [(one.name, one.mean) for one in config.video_numbers] == [("seconds", 29.5)]
+    assert [(one.name, one.size) for one in config.user_categories] == [("country", 4)]
+    open_checkpoint(out).load_model()
+
+
+def test_the_split_and_the_part_are_chosen(log: Path, tmp_path: Path) -> None:
+    """By time, or nothing held out; the validation part learnt too, or not."""
+    out = tmp_path / "out"
+    cut = ("--split", "time", "--cut", "1970-01-01T00:00:00.500", "--option", "epochs=1")
+    result = _train("--events", log, "--out", out, *cut, "--part", "known")
+    assert "(test)" in result.stdout, result.output
+    assert "trained on 500 of 600 events" in result.stdout
+    days = ("--validation-days", 100 / 86_400_000)
+    result = _train("--events", log, "--out", out, *cut, *days)
+    assert "(validation)" in result.stdout, result.output
+    assert "trained on 400 of 600 events" in result.stdout
+    result = _train("--events", log, "--out", out, "--split", "none", "--epochs", 1)
+    assert "trained on 600 of 600 events" in result.stdout
+    assert "HR@10" not in result.stdout
+
+
+def test_ctrl_c_saves_and_resume_goes_on(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first Ctrl-C ends with exit code 130 after the step and names the state; the resumed run ends the same
+    as one that was left alone.
+    """
+    arguments = ("--events", log, "--epochs", 3, "--batch-tokens", 200)
+    assert _train(*arguments, "--out", tmp_path / "whole").exit_code == 0
+    show = TrainingBar.show
+
+    def interrupted(bar: TrainingBar, progress: Progress) -> None:
+        if progress.step == 4:
+            signal.raise_signal(signal.SIGINT)
+        show(bar, progress)
+
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingBar, "show", interrupted)
+        result = _train(*arguments, "--out", tmp_path / "out")
+    assert result.exit_code == 130
+    assert f"stopped at step 4; --resume goes on from the state in {tmp_path}/out.training" in result.stderr
+    assert signal.getsignal(signal.SIGINT) == before
+    result = _train(*arguments, "--out", tmp_path / "out", "--resume")
+    assert result.exit_code == 0, result.output
+    assert (
+        open_checkpoint(tmp_path / "out").weights_digest == open_checkpoint(tmp_path / "whole").weights_digest
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--set", "n_layer=2"), "--set: unknown key 'n_layer'; did you mean n_layers"),
+        (("--set", "n_layers=0"), "--set: Expected `int` >= 1 - at `$.n_layers`"),
+        (("--option", "epoch=2"), "--option: unknown key 'epoch'; did you mean epochs"),
+        (("--option", "ema=1"), "--option: Expected `float` < 1.0 - at `$.ema`"),
+        (("--split", "time", "--cut", "2030-01-01"), "cut: 2030-01-01T00:00:00+00:00 is not within the log"),
+        (("--resume",), "nothing to resume"),
+        (("--user-categories", "country"), "the profiles of the events: nothing has an attribute 'country'"),
+    ],
+)
+def test_bad_input_is_one_line(log: Path, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    """Of config, options, split and attributes: what is wrong and what would be right."""
+    with pytest.raises(InputError) as caught:
+        CliRunner().invoke(
+            train.command,
+            ["--events", str(log), "--out", str(tmp_path / "out"), *arguments],
+            catch_exceptions=False,
+        )
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--split", "time"), "--split time needs --cut TIME"),
+        (("--cut", "2022-05-06"), "--cut and --validation-days go with --split time"),
+        (("--split", "time", "--cut", "noon"), "'noon' is no ISO 8601 time"),
+        (("--weight", "dislike=2"), "'dislike' is none of skip, watch"),
+        (("--weight", "like"), "--weight"),
+        (("--negatives", "some"), "--negatives"),
+        (("--set", "n_layers"), "'n_layers' is not KEY=VALUE"),
+        (("--set", "n_items=5"), "it follows from the events"),
+        (("--topic", "user-events"), "name event logs by --events FILE, or one topic"),
+        (("--video-numbers", "seconds"), "need --videos FILE"),
+        (("--bootstrap-servers", "localhost:9092"), "go with --topic"),
+    ],
+)
+def test_a_wrong_combination_is_a_usage_error(
+    log: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    """Exit code 2 and the option's name, before any event is read."""
+    result = _train("--events", log, "--out", tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_preset_brings_its_own_way_of_training(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recipe stands above the defaults and below the flags."""
+    monkeypatch.setattr(presets, "RECIPES", {"tiny": TrainingOptions(epochs=3, part="known", seed=9)})
+    seen: list[TrainingOptions] = []
+
+    def caught(inputs: TrainingInputs, hooks: object) -> None:
+        seen.append(inputs.options)
+        raise InputError("enough")
+
+    monkeypatch.setattr(train, "train", caught)
+    _train("--events", log, "--out", tmp_path / "out", "--seed", 1, "--option", "ema=0.5")
+    assert seen == [TrainingOptions(epochs=3, part="known", seed=1, ema=0.5)]
+
+
+def test_a_topic_is_a_log_too(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The events of a topic are learnt as those of a file are, from the brokers that are named."""
+    asked: list[tuple[str, str]] = []
+
+    def topic(kafka: KafkaSettings, name: str, on_invalid: object) -> Iterator[Event]:
+        asked.append((kafka.bootstrap_servers, name))
+        return read_events([log])
+
+    monkeypatch.setattr(train, "read_topic", topic)
+    result = _train(
+        "--topic", "user-events", "--bootstrap-servers", "broker:9092", "--out", tmp_path / "out", "--epochs", 1
+    )  # fmt: skip
+    assert "of 600 events of 30 users" in result.stdout, result.output
+    assert asked == [("broker:9092", "user-events")]
 
 
 def test_every_preset_is_listed_with_its_true_size() -> None:

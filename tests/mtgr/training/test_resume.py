@@ -1,0 +1,127 @@
+"""Promises of a training that is stopped: resumed, it ends as if it had never been stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training import CONFIG, QUICK, series
+
+from mtgr.errors import InputError
+from mtgr.evaluation.protocol import LeaveOneOut
+from mtgr.training.loop import Hooks, TrainingStopped
+from mtgr.training.metrics import EvaluationMetrics, StepMetrics, read_metrics
+from mtgr.training.options import TrainingOptions
+from mtgr.training.run import STATE_FILE, RunDirectory
+from mtgr.training.trainer import Trained, TrainingInputs, train
+
+OPTIONS: dict[str, Any] = {
+    **QUICK,
+    "batch_tokens": 100,
+    "epochs": 4,
+    "dropout": 0.1,
+    "ema": 0.9,
+    "weight_decay": 0.01,
+    "cold_share": 0.2,
+    "bare_share": 0.2,
+}
+
+
+def _train(hooks: Hooks, users: int = 40, **options: Any) -> Trained:
+    config = CONFIG.replace(spare_items=2, item_bias=True, ranking=["like"])
+    return train(
+        TrainingInputs(
+            events=series(users),
+            config=config,
+            options=TrainingOptions(**{**OPTIONS, **options}),
+            protocol=LeaveOneOut(),
+        ),
+        hooks,
+    )
+
+
+def _stopped_after(steps: int, run: RunDirectory, *, resume: bool = False, **options: Any) -> str:
+    made = []
+    hooks = Hooks(
+        on_step=lambda progress: made.append(progress.step),
+        stop=lambda: len(made) == steps,
+        run=run,
+        resume=resume,
+    )
+    with pytest.raises(TrainingStopped) as caught:
+        _train(hooks, **options)
+    return str(caught.value)
+
+
+def test_a_training_that_is_stopped_and_resumed_ends_bit_for_bit_the_same(tmp_path: Path) -> None:
+    """In the midst of an epoch, at an epoch's end, and again: weights, best evaluation and figures agree."""
+    whole, parts = RunDirectory(tmp_path / "whole"), RunDirectory(tmp_path / "parts")
+    expected = _train(Hooks(run=whole))
+    assert expected.steps // 4 > 2
+    message = _stopped_after(2, parts)
+    assert message == f"stopped at step 2; --resume goes on from the state in {parts.path}"
+    _stopped_after(expected.steps // 4 - 2, parts, resume=True)
+    _stopped_after(4, parts, resume=True)
+    found = _train(Hooks(run=parts, resume=True))
+    assert found.steps == expected.steps
+    assert found.best == expected.best
+    assert (found.tokens, found.padded_tokens) == (expected.tokens, expected.padded_tokens)
+    weights = expected.model.state_dict()
+    for name, tensor in found.model.state_dict().items():
+        assert torch.equal(tensor, weights[name]), name
+    evaluations = [
+        [(line.step, line.ndcg) for line in read_metrics(run.metrics) if isinstance(line, EvaluationMetrics)]
+        for run in (whole, parts)
+    ]
+    assert evaluations[0] == evaluations[1]
+    assert len(evaluations[0]) == 4
+    assert {path.name for path in parts.path.iterdir()} == {"metrics.jsonl"}
+
+
+def test_a_state_is_saved_now_and_then_and_lines_beyond_it_are_dropped(tmp_path: Path) -> None:
+    """A run that is cut off goes on from its last save; figures of steps that are made again are not told twice."""
+    run = RunDirectory(tmp_path)
+    seen: list[int] = []
+
+    def cut_off() -> bool:
+        if len(seen) == 6:
+            raise RuntimeError("power failure")
+        return False
+
+    hooks = Hooks(on_step=lambda progress: seen.append(progress.step), stop=cut_off, run=run)
+    with pytest.raises(RuntimeError):
+        _train(hooks, save_minutes=1e-9)
+    assert (tmp_path / STATE_FILE).exists()
+    assert len(list(tmp_path.glob("state-*.safetensors"))) == 1
+    expected = _train(Hooks())
+    with run.metrics.open("ab") as file:
+        file.write(b'{"kind":"evaluation","step":99,"epoch":9,"seconds":1,"cases":1,"hit_rate":1,"ndcg":1}\n')
+    found = _train(Hooks(run=run, resume=True))
+    for name, tensor in found.model.state_dict().items():
+        assert torch.equal(tensor, expected.model.state_dict()[name])
+    lines = list(read_metrics(run.metrics))
+    assert [line.step for line in lines] == sorted(line.step for line in lines)
+    assert lines[-1].step == expected.steps
+    assert any(isinstance(line, StepMetrics) and line.ranking_loss is not None for line in lines)
+
+
+def test_what_cannot_be_resumed_is_told(tmp_path: Path) -> None:
+    """No state, another training's, or a damaged one: one line that names the file."""
+    run = RunDirectory(tmp_path)
+    with pytest.raises(InputError, match=r"state\.json: there is none, so there is nothing to resume"):
+        _train(Hooks(run=run, resume=True))
+    _stopped_after(1, run)
+    with pytest.raises(InputError, match=r"state\.json: is the state of another training"):
+        _train(Hooks(run=run, resume=True), users=41)
+    with pytest.raises(InputError, match=r"state\.json: is the state of another training"):
+        _train(Hooks(run=run, resume=True), seed=1)
+    (tensors,) = tmp_path.glob("state-*.safetensors")
+    whole = tensors.read_bytes()
+    tensors.write_bytes(whole[:-100])
+    with pytest.raises(InputError, match=r"state-1\.safetensors: cannot be read"):
+        _train(Hooks(run=run, resume=True))
+    (tmp_path / STATE_FILE).write_bytes(b'{"step": "one"}')
+    with pytest.raises(InputError, match=r"state\.json: is no training state"):
+        _train(Hooks(run=run, resume=True))

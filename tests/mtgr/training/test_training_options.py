@@ -1,0 +1,75 @@
+"""Promises of mtgr.training.options and attributes: bounds that are told, and sizes that fit what is there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from mtgr.config import CategoricalAttribute
+from mtgr.errors import InputError
+from mtgr.training.attributes import fit_categories, fit_numbers
+from mtgr.training.options import TrainingOptions, parse_options
+
+VIDEOS: dict[str, dict[str, Any]] = {
+    "a": {"author": "x", "tags": ["p", "q"], "seconds": 10.0},
+    "b": {"author": "y", "tags": ["r"], "seconds": 20.0},
+    "c": {"author": "x"},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, r"`int` >= 1 - at `\$\.epochs`"),
+        ({"negatives": "some"}, r"at `\$\.negatives`|`negatives`"),
+        ({"weights": {"dislike": 1}}, r"Invalid enum value 'dislike'"),
+        ({"weights": {"like": -1}}, r"`float` >= 0"),
+        ({"dropout": 1.0}, r"`float` < 1\.0 - at `\$\.dropout`"),
+        ({"epoch": 3}, r"unknown key 'epoch'; did you mean epochs"),
+    ],
+)
+def test_what_is_no_option_is_told(changes: dict[str, Any], message: str) -> None:
+    """The source, the field and what would be right."""
+    with pytest.raises(InputError, match=f"^recipe: .*{message}"):
+        parse_options(changes, "recipe")
+
+
+def test_options_change_one_by_one() -> None:
+    """What is not changed stays; a number of draws beyond the catalog means the catalog."""
+    options = TrainingOptions(epochs=3, weights={"like": 2.0}).replace(negatives="all", seed=4)
+    assert options == TrainingOptions(epochs=3, weights={"like": 2.0}, negatives="all", seed=4)
+    assert options.draws(100) is None
+    assert [TrainingOptions(negatives=50).draws(items) for items in (49, 50, 51)] == [None, None, 50]
+
+
+def test_options_are_read_without_torch() -> None:
+    """A preset can say how it is trained, and the list of presets is there at once."""
+    code = "import sys, mtgr.training.options; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_attributes_are_sized_by_what_is_known() -> None:
+    """A power of two above twice the values, lists at their longest, numbers by their mean and spread."""
+    assert fit_categories(["author", "tags"], VIDEOS, "videos.csv") == (
+        CategoricalAttribute("author", 8, 1),
+        CategoricalAttribute("tags", 8, 2),
+    )
+    (seconds,) = fit_numbers(["seconds"], VIDEOS, "videos.csv")
+    assert (seconds.mean, seconds.scale) == (15.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("fit", "name", "message"),
+    [
+        (fit_categories, "autor", "videos.csv: nothing has an attribute 'autor'; did you mean author"),
+        (fit_numbers, "views", "videos.csv: nothing has an attribute 'views'"),
+        (fit_numbers, "author", "videos.csv: attribute 'author' has the value 'x', which is no number"),
+    ],
+)
+def test_an_attribute_that_is_not_there_is_told(fit: Any, name: str, message: str) -> None:
+    """By the file's name, the attribute, and the nearest one that is there."""
+    with pytest.raises(InputError, match=message):
+        fit([name], VIDEOS, "videos.csv")
