@@ -7,17 +7,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from time import monotonic
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct
 
 from mtgr.additions import encode_additions
 from mtgr.checkpoint import Checkpoint
 from mtgr.evaluation.evaluation import Evaluation, SystemResult
+from mtgr.evaluation.fitted import check_environment, fit_baselines
 from mtgr.evaluation.impressions import HeadResult, impressions_after, judge_heads
 from mtgr.evaluation.popularity import PopularityScorer
-from mtgr.evaluation.protocol import Part, Protocol, Split, TimeSplit
-from mtgr.evaluation.rankings import OnProgress, Rankings, Scorer, rank_all
+from mtgr.evaluation.protocol import PARTS, Part, Protocol, Split, TimeSplit
+from mtgr.evaluation.rankings import OnProgress, Rankings, Scorer, rank_all, rank_lists
 from mtgr.evaluation.report import EvaluationReport, LogFacts
 from mtgr.evaluation.served import ReferenceScorer, compare_lists
 from mtgr.reference import ReferenceRecommender
@@ -52,9 +53,13 @@ class EvaluationOptions(Struct, frozen=True, kw_only=True):
     cold_users: Annotated[int, Meta(ge=0)] = 10
     """Users with fewer events before the test are cold."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Of the bootstrap, and of the baselines."""
     kv_cache_gib: Annotated[float, Meta(gt=0)] = 1.0
     """Memory of vLLM's KV cache."""
+    baselines: tuple[str, ...] = ()
+    """Those of `mtgr.evaluation.baselines` that are fitted on the same split and judged beside the model."""
+    times: bool = True
+    """Whether timestamps are times and not only an order; baselines that go by time have use of it."""
 
 
 class CheckpointEvaluation:
@@ -71,7 +76,7 @@ class CheckpointEvaluation:
         options: EvaluationOptions,
         new_videos: Sequence[NewVideo] = (),
     ) -> None:
-        """InputError if the log cannot be split, or the checkpoint is wrong.
+        """InputError if the log cannot be split, the checkpoint is wrong, or the baselines have no environment.
 
         new_videos: those not in the catalog yet join it, as far as it has spare places; `added` says how many.
         """
@@ -80,7 +85,9 @@ class CheckpointEvaluation:
         self._protocol: Final = protocol
         self._options: Final = options
         self._new_videos: Final = new_videos
-        self._split: Final[Split] = protocol.split(log, _NEEDED)
+        if options.baselines:
+            check_environment()
+        self._split: Final[Split] = protocol.split(log, PARTS if options.baselines else _NEEDED)
         self._recommender: Final = None if options.lists == "vllm" else ReferenceRecommender(checkpoint)
         self.added: Final[AddedVideos] = (
             encode_additions(new_videos, checkpoint.catalog, checkpoint.config)[1]
@@ -104,10 +111,10 @@ class CheckpointEvaluation:
     def run(
         self, progress: Progress = lambda name, cases: nullcontext(lambda done: None)
     ) -> EvaluationReport:
-        """Rank all cases by the model and by popularity, and judge them.
+        """Rank all cases by the model, by popularity and by the baselines, and judge them.
 
-        Raises InputError if the model gives scores that are none, or a generator refuses a case, and EngineFailed
-        if vLLM breaks.
+        Raises InputError if the model gives scores that are none, a generator refuses a case or a baseline fails,
+        and EngineFailed if vLLM breaks.
         """
         evaluation = self.evaluation
         made: dict[str, Rankings] = {}
@@ -117,6 +124,7 @@ class CheckpointEvaluation:
             with progress(name, len(evaluation.cases)) as on_progress:
                 made[name] = rank(on_progress)
             systems.append(evaluation.judge(name, made[name], monotonic() - began))
+        systems += self._baselines(progress)
         known = self._split.known
         return EvaluationReport(
             model=ModelVersion(self._checkpoint.name, self._checkpoint.version),
@@ -188,6 +196,35 @@ class CheckpointEvaluation:
             on_progress=on_progress,
         )
         return asyncio.run(ranking)
+
+    def _baselines(self, progress: Progress) -> list[SystemResult]:
+        chosen, evaluation = self._options.baselines, self.evaluation
+        if not chosen:
+            return []
+        done = 0
+        with progress("baselines", len(chosen)) as on_progress:
+
+            def count(event: dict[str, Any]) -> None:
+                nonlocal done
+                if event["event"] == "fitted":
+                    done += 1
+                    on_progress(done)
+
+            fitted = fit_baselines(
+                self._split,
+                self._protocol,
+                chosen,
+                k=evaluation.ks[-1],
+                seed=self._options.seed,
+                times=self._options.times,
+                on_event=count,
+            )
+        results = []
+        for baseline in fitted:
+            lists = [baseline.lists.get(case.user_id, []) for case in evaluation.cases]
+            rankings = rank_lists(evaluation.cases, lists, None, evaluation.items.index_of, evaluation.ks[-1])
+            results.append(evaluation.judge(f"RecTools {baseline.model}", rankings, baseline.seconds))
+        return results
 
     def _heads(self, progress: Progress) -> dict[str, HeadResult]:
         from mtgr.evaluation.candidates import CandidateScorer

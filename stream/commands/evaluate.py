@@ -14,9 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mtgr.attributes import pack_attributes
 from mtgr.checkpoint import Checkpoint, open_checkpoint
-from mtgr.datasets import SkippedRecords, parse_mapping, read_events
+from mtgr.datasets import ColumnMapping, SkippedRecords, parse_mapping, read_events
 from mtgr.datasets.attributes import read_attributes
 from mtgr.errors import EngineFailed
+from mtgr.evaluation.baselines import MODELS
 from mtgr.evaluation.protocol import LeaveOneOut, Protocol, TimeSplit, parse_moment
 from mtgr.evaluation.rankings import OnProgress
 from mtgr.evaluation.report import EvaluationReport, save_report
@@ -90,6 +91,14 @@ def _moment(ctx: click.Context, param: click.Parameter, text: str | None) -> int
     help="Who makes the lists; both also compares them, and ends with exit code 1 where they differ.",
 )  # fmt: skip
 @click.option(
+    "--baselines", "all_baselines", is_flag=True,
+    help="Fit RecTools' baselines on the same split, in the environment that `make baselines` makes.",
+)  # fmt: skip
+@click.option(
+    "--baseline", "some_baselines", multiple=True, type=click.Choice(MODELS),
+    help="Only this one; more by more --baseline.",
+)  # fmt: skip
+@click.option(
     "--kv-cache-gib", type=FiniteFloatRange(0, min_open=True), default=_DEFAULTS.kv_cache_gib, show_default=True,
     help="Memory of vLLM's KV cache.",
 )  # fmt: skip
@@ -102,7 +111,11 @@ def _moment(ctx: click.Context, param: click.Parameter, text: str | None) -> int
     help="Show users apart with fewer events.",
 )  # fmt: skip
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=_DEFAULTS.seed, show_default=True, help="Of the bootstrap."
+    "--seed",
+    type=click.IntRange(min=0),
+    default=_DEFAULTS.seed,
+    show_default=True,
+    help="Of the bootstrap and the baselines.",
 )
 @click.option(
     "--json", "out", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT",
@@ -123,6 +136,8 @@ def command(
     include_seen: bool,
     ks: tuple[int, ...],
     lists: Lists,
+    all_baselines: bool,
+    some_baselines: tuple[str, ...],
     kv_cache_gib: float,
     cold_items: int,
     cold_users: int,
@@ -141,12 +156,20 @@ def command(
     if out is not None and not os.access(out.absolute().parent, os.W_OK):
         raise click.BadParameter(f"{out.absolute().parent} is no writable directory.", param_hint="--json")
     configure_logging(LogSettings(level="warning"))
+    columns = parse_mapping(mapping) if mapping else None
     options = EvaluationOptions(
-        ks=ks, lists=lists, cold_items=cold_items, cold_users=cold_users, seed=seed, kv_cache_gib=kv_cache_gib
+        ks=ks,
+        lists=lists,
+        cold_items=cold_items,
+        cold_users=cold_users,
+        seed=seed,
+        kv_cache_gib=kv_cache_gib,
+        baselines=tuple(dict.fromkeys(some_baselines)) or (MODELS if all_baselines else ()),
+        times=columns is None or columns.time is not None,
     )
     checkpoint = open_checkpoint(directory)
     new_videos = _new_videos(videos)
-    log = _read_log([*files, *more_files], mapping, users, skip_invalid=skip_invalid)
+    log = _read_log([*files, *more_files], columns, users, skip_invalid=skip_invalid)
     prepared = CheckpointEvaluation(checkpoint, log, protocol, options, new_videos)
     _tell(prepared, checkpoint, videos)
     try:
@@ -183,13 +206,11 @@ def _new_videos(path: Path | None) -> list[NewVideo]:
 
 
 def _read_log(
-    files: list[Path], mapping: tuple[str, ...], users: Path | None, *, skip_invalid: bool
+    files: list[Path], columns: ColumnMapping | None, users: Path | None, *, skip_invalid: bool
 ) -> EventLog:
     attributes = read_attributes(users) if users else {}
     skipped = SkippedRecords()
-    log = EventLog.collect(
-        read_events(files, parse_mapping(mapping) if mapping else None, skipped if skip_invalid else None)
-    )
+    log = EventLog.collect(read_events(files, columns, skipped if skip_invalid else None))
     if skipped.count:
         _say(f"skipped {skipped.count} records that are no events, the first: {skipped.first}")
     for user, known in attributes.items():

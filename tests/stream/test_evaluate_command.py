@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from checkpoints import ITEMS, MAX_EVENTS, tiny_checkpoint
@@ -14,7 +17,9 @@ from serving import random_checkpoint
 from mtgr.checkpoint import open_checkpoint
 from mtgr.config import CategoricalAttribute
 from mtgr.errors import InputError
+from mtgr.evaluation.baselines import BaselineLists
 from mtgr.evaluation.intervals import Interval
+from mtgr.evaluation.protocol import Protocol, Split
 from mtgr.evaluation.report import read_report
 from schemas.codecs import JSON, encode_event
 from stream.commands import evaluate
@@ -191,6 +196,41 @@ def test_ranking_heads_are_judged_by_what_was_shown(
     assert head.impressions > head.users > 0
     assert "ranking head" in result.stdout
     assert f"watch_through  {head.gauc.value:.4f}".replace("0.", ".") in result.stdout
+
+
+def test_baselines_stand_in_the_same_table(
+    checkpoint: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is judged on the same users by its lists, and the model is compared with it."""
+    asked: dict[str, Any] = {}
+
+    def fit(split: Split, protocol: Protocol, models: Sequence[str], **options: Any) -> list[BaselineLists]:
+        asked.update(options, models=models)
+        lists = {case.user_id: list(dict.fromkeys((case.video_id, "v0", "v1"))) for case in split.test}
+        return [BaselineLists(model, 0, 1.0, {}, "cpu", lists) for model in models]
+
+    monkeypatch.setattr("mtgr.evaluation.run.fit_baselines", fit)
+    monkeypatch.setattr("mtgr.evaluation.run.check_environment", lambda: None)
+    chosen = ("--baseline", "sasrec", "--baseline", "item-knn")
+    result = _evaluate("--checkpoint", checkpoint, "--events", log, *chosen, "--json", tmp_path / "out")
+    assert result.exit_code == 0
+    report = read_report(tmp_path / "out")
+    names = [system.name for system in report.systems]
+    assert names == ["this model", "most popular", "RecTools sasrec", "RecTools item-knn"]
+    assert report.systems[2].slices["all"].metrics["HR@5"].value == 1.0
+    assert list(report.differences) == names[1:]
+    assert "RecTools sasrec" in result.stdout
+    assert asked == {"models": ("sasrec", "item-knn"), "k": 10, "seed": 0, "times": True, "on_event": ANY}
+
+
+def test_without_their_environment_baselines_are_refused_at_once(
+    checkpoint: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is ranked before it is told how to make it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mtgr.evaluation.run.rank_all", lambda *_, **__: pytest.fail("something was ranked"))
+    with pytest.raises(InputError, match="`make baselines` makes it"):
+        _evaluate("--checkpoint", checkpoint, "--events", log, "--baselines")
 
 
 @pytest.mark.vllm

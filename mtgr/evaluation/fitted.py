@@ -1,0 +1,64 @@
+"""Baselines fitted on the split that a model is evaluated on, and kept for the next evaluation on it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from xxhash import xxh3_64
+
+from mtgr.errors import InputError
+from mtgr.evaluation.baselines import BaselineLists, BaselineOptions, read_lists, run_baselines, write_task
+from mtgr.evaluation.baselines.launch import ENVIRONMENT, OnEvent
+from mtgr.evaluation.protocol import LeaveOneOut, Protocol, Split
+
+FITS: Final = Path(".baselines/fits")
+"""Where lists of fitted baselines are kept, in a folder for each task and length of lists."""
+
+
+def check_environment() -> None:
+    """InputError if the baselines' environment is not there, so that it is told before the work."""
+    if not (ENVIRONMENT / "bin" / "python").exists():
+        raise InputError(
+            f"{ENVIRONMENT}: there is no environment for the baselines; `make baselines` makes it"
+        )
+
+
+def fit_baselines(
+    split: Split,
+    protocol: Protocol,
+    models: Sequence[str],
+    *,
+    k: int,
+    seed: int,
+    times: bool,
+    on_event: OnEvent = lambda event: None,
+) -> list[BaselineLists]:
+    """Lists of k videos for the test cases from each of the models, in their order.
+
+    What was fitted on the same split before is taken from `FITS`. times: whether timestamps are times and not
+    only an order. With leave-one-out the models stop by the validation cases, as is usual; with a split by time
+    they learn the validation part too. Raises InputError as `run_baselines` does.
+    """
+    FITS.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="task-", dir=FITS))
+    try:
+        learn_known = not isinstance(protocol, LeaveOneOut)
+        write_task(work, split, protocol, times=times, learn_known=learn_known)
+        out = FITS / f"{_digest(work)}-{k}"
+        options = BaselineOptions(models=tuple(models), seeds=(seed,), k=k)
+        run_baselines(work, out, options, on_event)
+    finally:
+        shutil.rmtree(work)
+    return [read_lists(out, model, seed) for model in models]
+
+
+def _digest(task: Path) -> str:
+    digest = xxh3_64()
+    for path in sorted(task.iterdir()):
+        digest.update(f"{path.name}:{path.stat().st_size};".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
