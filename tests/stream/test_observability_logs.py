@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,18 +24,9 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give the test run its own logging back."""
+def _own_logging_of_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set for vLLM is gone after the test."""
     monkeypatch.setenv("VLLM_CONFIGURE_LOGGING", "0")
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    for name in ("vllm", "aiokafka", "asyncio"):
-        logging.getLogger(name).setLevel(logging.NOTSET)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
 
 
 def logged(stream: io.StringIO) -> list[dict[str, Any]]:
