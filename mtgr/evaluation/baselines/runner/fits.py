@@ -51,7 +51,8 @@ def run_fit(fit: Fit) -> dict[str, Any]:
     """Fit, score and, if final, write the lists; what was found, as JSON can hold it."""
     quieten()
     torch.set_num_threads(fit.threads)
-    torch.set_float32_matmul_precision("high")
+    if fit.device == "cuda":
+        torch.set_float32_matmul_precision("high")
     lightning.seed_everything(fit.seed, verbose=False)
     task = read_task(fit.task)
     frame = task.training if fit.final or task.selection is None else task.selection

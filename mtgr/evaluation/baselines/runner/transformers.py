@@ -73,7 +73,8 @@ class Transformer:
 
     def _places(self) -> npt.NDArray[np.int64]:
         external = self._model.data_preparator.item_id_map.external_ids[1:].astype(object)
-        return np.searchsorted(self._items, external)
+        places: npt.NDArray[np.int64] = np.searchsorted(self._items, external)
+        return places
 
     def _pad(self, cases: Cases) -> tuple[torch.Tensor, torch.Tensor]:
         """Histories as the model wants them, the last events at the right: items (cases, length) and times in
