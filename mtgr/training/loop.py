@@ -6,9 +6,8 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,74 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from mtgr.catalog import Catalog
-from mtgr.config import ModelConfig
 from mtgr.errors import InputError
 from mtgr.model.mtgr import MTGR
 from mtgr.training.batches import Batch, Batcher
+from mtgr.training.figures import Figures
+from mtgr.training.hooks import Ending, Hooks, Progress, TrainingStopped
 from mtgr.training.loss import NextVideoLoss, OutcomeLoss
 from mtgr.training.metrics import EvaluationMetrics, MetricsFile, StepMetrics
 from mtgr.training.optimizer import AveragedWeights, adamw, learning_rate
 from mtgr.training.options import TrainingOptions
 from mtgr.training.prefetch import prepared
-from mtgr.training.run import Best, RunDirectory, TrainingState
+from mtgr.training.run import Best, TrainingState
 from mtgr.training.validation import Accuracy
 
 _LOSS_MEMORY: Final = 0.98  # of the running mean shown
-_LOOK_EVERY: Final = 16  # steps between two looks at the losses on a device that computes on its own
 _METRICS_SECONDS: Final = 1.0  # between two lines of figures, at least
 _NAMED_USERS: Final = 3
-
-Ending = Literal["epochs", "patience", "time"]
-
-
-class TrainingStopped(Exception):
-    """The training was asked to stop, and its state is saved where the message says, or nowhere."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where training stands after a step.
-
-    done: share of the steps, or of the time where that is more; loss: running mean over some 50 steps; best: what
-    the weights kept so far reach.
-    """
-
-    step: int
-    epoch: float
-    done: float
-    loss: float
-    tokens_per_second: float
-    seconds_left: float
-    best: Accuracy | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hooks:
-    """What a training tells and asks on its way; all of it may be left out.
-
-    on_step: after each step, or after some on a GPU. stop: asked between two steps, True to save and stop. keep:
-    given config, catalog and weights when the model is better than before, or when a state is saved without
-    there being evaluations; returns where they are kept. run, resume: where figures and states go, and whether to
-    go on from the state there.
-    """
-
-    on_step: Callable[[Progress], None] = lambda progress: None
-    stop: Callable[[], bool] = lambda: False
-    keep: Callable[[ModelConfig, Catalog, dict[str, Tensor]], str | None] = lambda *_: None
-    run: RunDirectory | None = None
-    resume: bool = False
-
-
-@dataclass(slots=True)
-class _Looked:
-    """Figures of steps whose values are still on the device; the sums go into the next line of figures."""
-
-    numbers: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)  # (3,) loss, ranking loss, gradient norm
-    sums: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
-    steps: int = 0
-    tokens: int = 0
-    since: float = 0.0
 
 
 class TrainingLoop:
@@ -120,11 +67,9 @@ class TrainingLoop:
         self._bfloat16: Final = options.precision == "bfloat16" or (
             options.precision == "auto" and device.type == "cuda"
         )
-        self._look_every: Final = 1 if device.type == "cpu" else _LOOK_EVERY
-        self._looked: Final = _Looked()
+        self._figures: Final = Figures(device)
         self._kept: str | None = None
         self._current_rate = 0.0
-        self._shown_done = 0.0
         self._saved = 0.0
         run = self._hooks.run
         if run is not None and self._hooks.resume:
@@ -150,8 +95,8 @@ class TrainingLoop:
         """
         self._began = time.monotonic() - self.state.seconds
         self._saved = time.monotonic()
-        self._looked.since = self.state.seconds
         self._part = 0.0
+        self._figures.means(self.state.seconds)
         ending = self._train(max_seconds)
         self._look()
         if self.state.evaluated < self.state.step:
@@ -175,7 +120,7 @@ class TrainingLoop:
                     state.place += 1
                     self._part = state.place / len(plan)
                     done = min(1.0, max(state.step / steps, self._seconds / max_seconds))
-                    if len(self._looked.values) >= self._look_every or done == 1.0:
+                    if self._figures.due or done == 1.0:
                         self._look()
                         self._show(done)
                     if self._seconds >= max_seconds:
@@ -216,54 +161,40 @@ class TrainingLoop:
             self._averages.update(state.step)
         state.tokens += len(batch.rows)
         state.padded_tokens += batch.layout.padded_tokens
-        self._looked.tokens += len(batch.rows)
-        self._looked.numbers.append(windows)
-        self._looked.values.append(torch.stack([loss.detach(), ranking.detach(), norm.detach()]))
+        self._figures.add(windows, len(batch.rows), loss, ranking, norm)
 
     def _look(self) -> None:
-        """Read the figures of the last steps; on a GPU that is what waits for them."""
-        looked, state = self._looked, self.state
-        if not looked.values:
-            return
-        values = torch.stack(looked.values).double().cpu().numpy()
-        first = state.step - len(values) + 1
-        for number, (loss, ranking, norm) in enumerate(values.tolist()):
-            if not (math.isfinite(loss) and math.isfinite(ranking) and math.isfinite(norm)):
-                wrong = f"its gradient is {norm}" if math.isfinite(loss + ranking) else f"the loss is {loss}"
-                users = self._named(looked.numbers[number])
-                raise self._diverged(f"{wrong} at step {first + number}, in a batch of the users {users}")
-            state.loss = loss if state.loss is None else _LOSS_MEMORY * state.loss + (1 - _LOSS_MEMORY) * loss
-        looked.sums += values.sum(0)
-        looked.steps += len(values)
-        looked.values.clear()
-        looked.numbers.clear()
-        if self._seconds - looked.since >= _METRICS_SECONDS:
+        state = self.state
+        for step in self._figures.look(state.step):
+            loss, norm = step.loss + step.ranking_loss, step.gradient_norm
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                wrong = f"its gradient is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+                users = self._named(step.windows)
+                raise self._diverged(f"{wrong} at step {step.step}, in a batch of the users {users}")
+            before = step.loss if state.loss is None else state.loss
+            state.loss = _LOSS_MEMORY * before + (1 - _LOSS_MEMORY) * step.loss
+        if self._figures.seconds_since(self._seconds) >= _METRICS_SECONDS:
             self._write_metrics()
 
     def _write_metrics(self) -> None:
-        looked = self._looked
-        if self._metrics is not None and looked.steps:
-            loss, ranking, norm = (looked.sums / looked.steps).tolist()
-            seconds = self._seconds
+        seconds = self._seconds
+        means = self._figures.means(seconds)
+        if self._metrics is not None and means is not None:
             self._metrics.write(
                 StepMetrics(
                     step=self.state.step,
                     epoch=self.epochs,
                     seconds=seconds,
-                    loss=loss,
-                    ranking_loss=ranking if self._model.ranking is not None else None,
+                    loss=means.loss,
+                    ranking_loss=means.ranking_loss if self._model.ranking is not None else None,
                     learning_rate=self._current_rate,
-                    gradient_norm=norm,
-                    tokens_per_second=looked.tokens / max(seconds - looked.since, 1e-9),
+                    gradient_norm=means.gradient_norm,
+                    tokens_per_second=means.tokens_per_second,
                 )
             )
-        looked.sums[:] = 0.0
-        looked.steps = looked.tokens = 0
-        looked.since = self._seconds
 
     def _show(self, done: float) -> None:
         spent = self._seconds
-        self._shown_done = done
         self._hooks.on_step(
             Progress(
                 step=self.state.step,

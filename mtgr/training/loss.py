@@ -22,7 +22,7 @@ class NextVideoLoss:
     """Cross entropy of the next video against the catalog, or against the negatives that a batch has drawn.
 
     From draws the sum over the catalog is estimated, see `mtgr.training.negatives`. A target is never a negative
-    of its own; nor are the other videos of its window, unless `window_negatives` says so. Logits are computed in
+    of its own; nor is what its window holds or leads to, unless `window_negatives` says so. Logits are computed in
     float32, whatever the layers are computed in.
     """
 
@@ -91,19 +91,21 @@ def _biases(model: MTGR, items: Tensor, batch: Batch) -> Tensor | None:
 
 
 def _held(batch: Batch, n_items: int) -> Tensor:
-    """(B, n + 1) whether each window holds each negative: all n videos, or the draws in their order, equal ones
-    at the first of them. The last column is for tokens that are no negative.
-    """
-    ids, draws = batch.token_ids, batch.draws
-    if draws is None:
-        columns, n = ids.clamp(max=n_items), n_items
-    else:
-        n = len(draws.items)
-        places = torch.searchsorted(draws.ordered, ids).clamp(max=n - 1)
-        columns = torch.where(draws.ordered[places] == ids, places, n)
-    held = torch.zeros(len(batch.layout.lengths), n + 1, dtype=torch.bool, device=ids.device)
-    held[batch.windows, columns] = True
-    return held[:, :n] if draws is None else held[:, draws.first]
+    """(B, n) whether each window holds each negative, or leads to it: all n videos, or the draws in their order."""
+    draws, width = batch.draws, n_items
+    if draws is not None:
+        width = len(draws.items)
+    # a column more, for what is no negative
+    held = torch.zeros(len(batch.layout.lengths), width + 1, dtype=torch.bool, device=batch.rows.device)
+    for windows, videos in ((batch.windows, batch.token_ids), (batch.owners, batch.targets)):
+        if draws is None:
+            columns = videos.clamp(max=width)
+        else:
+            # of equal draws the first one, which the others then look at
+            places = torch.searchsorted(draws.ordered, videos).clamp(max=width - 1)
+            columns = torch.where(draws.ordered[places] == videos, places, width)
+        held[windows, columns] = True
+    return held[:, :width] if draws is None else held[:, draws.first]
 
 
 def _log_sum(
@@ -116,17 +118,16 @@ def _log_sum(
     draws: Draws | None,
 ) -> Tensor:
     """(m,) log of the sum of e^logit over the negatives; queries: (m, d), targets, owners: (m,)."""
-    logits = queries @ keys.T  # (m, n)
-    if offsets is not None:
-        logits = logits + offsets
-    if draws is None:
-        own = targets.unsqueeze(-1)
-        if held is None:
-            logits = logits.scatter(1, own, _NEVER)
-        else:
-            logits = logits.masked_fill(held[owners].scatter_(1, own, True), _NEVER)
+    if draws is not None and len(draws.corrections) == 1:
+        corrections = draws.corrections.squeeze(0)
+        offsets = corrections if offsets is None else offsets + corrections
+    logits = queries @ keys.T if offsets is None else torch.addmm(offsets, queries, keys.T)  # (m, n)
+    if draws is not None and len(draws.corrections) > 1:
+        logits = logits + draws.corrections[owners]
+    if held is not None:
+        out = held[owners]
+    elif draws is None:
+        out = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, targets.unsqueeze(-1), True)
     else:
-        corrections = draws.corrections if len(draws.corrections) == 1 else draws.corrections[owners]
         out = (draws.items == targets.unsqueeze(-1)) | (draws.owners == owners.unsqueeze(-1))
-        logits = (logits + corrections).masked_fill(out if held is None else out | held[owners], _NEVER)
-    return logits.logsumexp(-1)
+    return logits.masked_fill_(out, _NEVER).logsumexp(-1)

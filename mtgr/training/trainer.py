@@ -23,8 +23,9 @@ from mtgr.evaluation.protocol import Case, Part, Protocol
 from mtgr.history import History
 from mtgr.model.mtgr import MTGR
 from mtgr.training.batches import Batcher
+from mtgr.training.hooks import Ending, Hooks
 from mtgr.training.log import EventLog
-from mtgr.training.loop import Ending, Hooks, TrainingLoop
+from mtgr.training.loop import TrainingLoop
 from mtgr.training.options import TrainingOptions
 from mtgr.training.run import Best
 from mtgr.training.validation import Accuracy, HeldOutCases

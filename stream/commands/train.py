@@ -2,98 +2,45 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, get_args
 
 import click
-import msgspec
 from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from mtgr.catalog import Catalog
 from mtgr.checkpoint import check_target, save_checkpoint
-from mtgr.config import ModelConfig, parse_config
-from mtgr.datasets import SkippedRecords, parse_mapping, read_events
+from mtgr.config import ModelConfig
+from mtgr.datasets import SkippedRecords
 from mtgr.datasets.attributes import read_attributes
-from mtgr.evaluation.protocol import LeaveOneOut, Protocol, TimeSplit, parse_moment
 from mtgr.evaluation.targets import Target
 from mtgr.presets import PRESETS, preset, recipe
-from mtgr.training.attributes import fit_categories, fit_numbers
 from mtgr.training.feedback import FEEDBACK
+from mtgr.training.hooks import Hooks, Progress, TrainingStopped
 from mtgr.training.log import EventLog
-from mtgr.training.loop import Hooks, Progress, TrainingStopped
 from mtgr.training.options import TrainingOptions
 from mtgr.training.run import RunDirectory
-from mtgr.training.trainer import Trained, TrainingInputs, choose_device, train
-from schemas.attributes import Attributes
-from stream.consoles import table_console
+from mtgr.training.trainer import TrainingInputs, choose_device, train
 from stream.numbers import FiniteFloatRange
-from stream.settings import load_settings
-from stream.tools.topic_log import read_topic
+from stream.tools.training_arguments import Negatives, assignments, feedback_weights, moment, names
+from stream.tools.training_inputs import (
+    events_of,
+    protocol_of,
+    with_changes,
+    with_user_attributes,
+    with_video_attributes,
+)
 from stream.tools.training_progress import Interruption, TrainingBar
+from stream.tools.training_report import print_report
 
 _DEFAULTS: Final = TrainingOptions()
-_LATEST: Final = 1 << 62
-_ENDINGS: Final = {
-    "epochs": "",
-    "patience": "; ended as NDCG@10 got no better",
-    "time": "; ended as the time was up",
-}
 
 
 class _Stopped(click.ClickException):
     exit_code = 130
-
-
-class _Negatives(click.ParamType[int | str]):
-    name = "number or all"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if value == "all":
-            return "all"
-        number: int = click.IntRange(min=1).convert(value, param, ctx)
-        return number
-
-
-def _moment(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
-    try:
-        return None if text is None else parse_moment(text)
-    except ValueError:
-        raise click.BadParameter(
-            f"{text!r} is no ISO 8601 time, such as 2022-05-06T00:00+08:00.", ctx, param
-        ) from None
-
-
-def _assignments(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, Any]:
-    """KEY=VALUE, each value as JSON where it is some, else as text."""
-    values: dict[str, Any] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise click.BadParameter(f"{text!r} is not KEY=VALUE.", ctx, param)
-        try:
-            values[key] = msgspec.json.decode(value)
-        except msgspec.DecodeError:
-            values[key] = value
-    return values
-
-
-def _weights(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
-    weights: dict[str, float] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        if name not in FEEDBACK:
-            raise click.BadParameter(f"{text!r}: {name!r} is none of {', '.join(FEEDBACK)}.", ctx, param)
-        weights[name] = FiniteFloatRange(min=0).convert(value, param, ctx)
-    return weights
-
-
-def _names(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip()) if text else ()
 
 
 @click.command()
@@ -122,16 +69,14 @@ def _names(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     "--videos", type=click.Path(path_type=Path), metavar="FILE",
     help="Attributes of videos, which are in the catalog then, watched or not: CSV, Parquet or JSON.",
 )  # fmt: skip
-@click.option(
-    "--video-categories", callback=_names, metavar="NAME,...", help="Texts the model takes of them."
-)
-@click.option("--video-numbers", callback=_names, metavar="NAME,...", help="Numbers the model takes of them.")
+@click.option("--video-categories", callback=names, metavar="NAME,...", help="Texts the model takes of them.")
+@click.option("--video-numbers", callback=names, metavar="NAME,...", help="Numbers the model takes of them.")
 @click.option(
     "--users", type=click.Path(path_type=Path), metavar="FILE",
     help="Attributes of users; profiles in the log come before them.",
 )  # fmt: skip
-@click.option("--user-categories", callback=_names, metavar="NAME,...", help="Texts the model takes of them.")
-@click.option("--user-numbers", callback=_names, metavar="NAME,...", help="Numbers the model takes of them.")
+@click.option("--user-categories", callback=names, metavar="NAME,...", help="Texts the model takes of them.")
+@click.option("--user-numbers", callback=names, metavar="NAME,...", help="Numbers the model takes of them.")
 @click.option(
     "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The checkpoint's directory."
 )  # fmt: skip
@@ -147,7 +92,7 @@ def _names(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     help=f"The model, and how it is trained: one of {', '.join(PRESETS)}.",
 )  # fmt: skip
 @click.option(
-    "--set", "changes", multiple=True, callback=_assignments, metavar="KEY=VALUE",
+    "--set", "changes", multiple=True, callback=assignments, metavar="KEY=VALUE",
     help="A field of the preset's model config, such as n_layers=4.",
 )  # fmt: skip
 @click.option(
@@ -159,7 +104,7 @@ def _names(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     help="What is held out: each user's last two targets, what is after --cut, or nothing.",
 )  # fmt: skip
 @click.option(
-    "--cut", callback=_moment, metavar="TIME", help="Where --split time cuts, such as 2022-05-06T00:00+08:00."
+    "--cut", callback=moment, metavar="TIME", help="Where --split time cuts, such as 2022-05-06T00:00+08:00."
 )
 @click.option(
     "--validation-days", type=FiniteFloatRange(min=0, min_open=True), metavar="DAYS",
@@ -191,11 +136,11 @@ def _names(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     help="Learning rate after the warm-up.  [default: 0.004 at width 64, less for wider models]",
 )  # fmt: skip
 @click.option(
-    "--negatives", type=_Negatives(), metavar="N|all",
+    "--negatives", type=Negatives(), metavar="N|all",
     help=f"Videos that a target is told apart from at each step.  [default: {_DEFAULTS.negatives}]",
 )  # fmt: skip
 @click.option(
-    "--weight", "weights", multiple=True, callback=_weights, metavar="FEEDBACK=WEIGHT",
+    "--weight", "weights", multiple=True, callback=feedback_weights, metavar="FEEDBACK=WEIGHT",
     help=f"How much a target counts by what the user did with it, such as skip=0.2: {', '.join(FEEDBACK)}.",
 )  # fmt: skip
 @click.option(
@@ -205,7 +150,7 @@ def _names(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
 @click.option("--dropout", type=FiniteFloatRange(min=0, max=1, max_open=True), metavar="SHARE")
 @click.option("--weight-decay", type=FiniteFloatRange(min=0), metavar="RATE")
 @click.option(
-    "--option", "others", multiple=True, callback=_assignments, metavar="KEY=VALUE",
+    "--option", "others", multiple=True, callback=assignments, metavar="KEY=VALUE",
     help="Any other training option, such as schedule=cosine, ema=0.999 or cold_share=0.1.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help=f"[default: {_DEFAULTS.seed}]")
@@ -255,27 +200,27 @@ def command(
     given = {key: value for key, value in flags.items() if value is not None and value != {}}
     options = options.replace("options", **given)
     choose_device(options.device)
-    protocol = _protocol(split, cut, validation_days, options.target, include_seen=include_seen)
+    protocol = protocol_of(split, cut, validation_days, options.target, include_seen=include_seen)
     if bool(files or more_files) == (topic is not None):
         raise click.UsageError("name event logs by --events FILE, or one topic by --topic NAME")
     if "n_items" in changes:
         raise click.UsageError("--set n_items: it follows from the events")
-    config = _with_changes(preset(preset_name), changes, spare_items)
+    config = with_changes(preset(preset_name), changes, spare_items)
     described = read_attributes(videos) if videos is not None else {}
     known = read_attributes(users) if users is not None else {}
-    config = _with_video_attributes(config, described, video_categories, video_numbers, videos)
+    config = with_video_attributes(config, described, video_categories, video_numbers, videos)
 
     skipped = SkippedRecords()
     console = Console(stderr=True)
     run = RunDirectory(run_directory or out.with_name(f"{out.name}.training"))
     with TrainingBar(console) as bar, Interruption() as interruption:
         log = EventLog.collect(
-            _events(
+            events_of(
                 [*files, *more_files], topic, bootstrap_servers, settings_file, mapping,
                 skipped if skip_invalid else None,
             )
         )  # fmt: skip
-        config = _with_user_attributes(config, log, known, user_categories, user_numbers, users)
+        config = with_user_attributes(config, log, known, user_categories, user_numbers, users)
         if options.max_seconds is not None:
             left = max(1.0, options.max_seconds - (time.monotonic() - began))
             options = options.replace(max_seconds=left)
@@ -303,111 +248,4 @@ def command(
         click.echo(
             f"skipped {skipped.count} records that are no events, the first: {skipped.first}", err=True
         )
-    _report(trained, options.target, f"{out} ({checkpoint.name}, version {checkpoint.version})", run)
-
-
-def _protocol(
-    split: str, cut: int | None, validation_days: float | None, target: Target, *, include_seen: bool
-) -> Protocol | None:
-    if split == "time":
-        if cut is None:
-            raise click.UsageError("--split time needs --cut TIME, such as 2022-05-06T00:00+08:00")
-        return TimeSplit(
-            cut_ms=cut, target=target, exclude_seen=not include_seen, validation_days=validation_days or 1.0
-        )
-    if cut is not None or validation_days is not None:
-        raise click.UsageError("--cut and --validation-days go with --split time")
-    if split == "none":
-        if include_seen:
-            raise click.UsageError("--include-seen goes with a split: it says what is predicted")
-        return None
-    return LeaveOneOut(target=target, exclude_seen=not include_seen)
-
-
-def _with_changes(config: ModelConfig, changes: dict[str, Any], spare_items: int | None) -> ModelConfig:
-    if spare_items is not None:
-        changes = {**changes, "spare_items": spare_items}
-    return parse_config({**config.to_dict(), **changes}, "--set")
-
-
-def _with_video_attributes(
-    config: ModelConfig,
-    described: Mapping[str, Attributes],
-    categories: Sequence[str],
-    numbers: Sequence[str],
-    file: Path | None,
-) -> ModelConfig:
-    if not categories and not numbers:
-        return config
-    if file is None:
-        raise click.UsageError("--video-categories and --video-numbers need --videos FILE")
-    return config.replace(
-        video_categories=msgspec.to_builtins(fit_categories(categories, described, str(file))),
-        video_numbers=msgspec.to_builtins(fit_numbers(numbers, described, str(file))),
-    )
-
-
-def _with_user_attributes(
-    config: ModelConfig,
-    log: EventLog,
-    known: Mapping[str, Attributes],
-    categories: Sequence[str],
-    numbers: Sequence[str],
-    file: Path | None,
-) -> ModelConfig:
-    if not categories and not numbers:
-        return config
-    described: dict[str, Mapping[str, Any]] = {**known}
-    described |= {user: last for user in log.histories if (last := log.profiles.at(user, _LATEST))}
-    source = "the profiles of the events" if file is None else str(file)
-    return config.replace(
-        user_categories=msgspec.to_builtins(fit_categories(categories, described, source)),
-        user_numbers=msgspec.to_builtins(fit_numbers(numbers, described, source)),
-    )
-
-
-def _events(
-    files: list[Path],
-    topic: str | None,
-    bootstrap_servers: str | None,
-    settings_file: Path | None,
-    mapping: tuple[str, ...],
-    skipped: SkippedRecords | None,
-) -> Any:
-    if topic is None:
-        if bootstrap_servers is not None or settings_file is not None:
-            raise click.UsageError("--bootstrap-servers and --config go with --topic")
-        return read_events(files, parse_mapping(mapping) if mapping else None, skipped)
-    if mapping:
-        raise click.UsageError("--mapping is for tables; a topic holds events")
-    overrides = [f"kafka.bootstrap_servers={bootstrap_servers}"] if bootstrap_servers else []
-    return read_topic(load_settings(settings_file, os.environ, overrides).kafka, topic, skipped)
-
-
-def _report(trained: Trained, target: Target, checkpoint: str, run: RunDirectory) -> None:
-    console = table_console(160)
-    best = "" if trained.best is None else f"; kept: after epoch {trained.best.epoch:.1f}"
-
-    def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True)
-
-    say(
-        f"trained on {trained.learnt_events:,} of {trained.events:,} events of {trained.users:,} users and "
-        f"{len(trained.catalog):,} videos: {trained.epochs:.1f} epochs, {trained.steps:,} steps, "
-        f"{trained.seconds:.0f} s{_ENDINGS[trained.ending]}{best}"
-    )
-    say(
-        f"{trained.tokens:,} tokens, joined; padded to the longest of each batch they would have been "
-        f"{trained.padded_tokens:,} ({trained.padded_tokens / trained.tokens:.1f} times as many)"
-    )
-    if trained.accuracy is not None and trained.popularity is not None:
-        noun = "next new video" if target == "watch" else "next long view"
-        table = Table(box=None, header_style="bold", pad_edge=False)
-        table.add_column(f"{noun} of {trained.accuracy.cases:,} users ({trained.held_out})")
-        table.add_column("HR@10", justify="right")
-        table.add_column("NDCG@10", justify="right")
-        for label, accuracy in (("this model", trained.accuracy), ("known to most", trained.popularity)):
-            table.add_row(label, f"{accuracy.hit_rate:.4f}", f"{accuracy.ndcg:.4f}")
-        console.print(table, highlight=False)
-    say(f"checkpoint: {checkpoint}")
-    say(f"curves: mtgr-stream plot {run.path}")
+    print_report(trained, options.target, f"{out} ({checkpoint.name}, version {checkpoint.version})", run)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from mtgr.training.loop import Progress
+from mtgr.training.hooks import Progress
 
 
 class TrainingBar:

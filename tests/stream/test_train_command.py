@@ -17,7 +17,7 @@ from mtgr.datasets import read_events
 from mtgr.errors import InputError
 from mtgr.model.mtgr import parameter_counts
 from mtgr.presets import PRESETS
-from mtgr.training.loop import Progress
+from mtgr.training.hooks import Progress
 from mtgr.training.metrics import read_metrics
 from mtgr.training.options import TrainingOptions
 from mtgr.training.trainer import TrainingInputs
@@ -25,6 +25,7 @@ from schemas.codecs import JSON, encode_event
 from schemas.events import Event
 from stream.commands import models, train
 from stream.settings import KafkaSettings
+from stream.tools import training_inputs
 from stream.tools.training_progress import TrainingBar
 
 
@@ -290,7 +291,7 @@ def test_a_topic_is_a_log_too(log: Path, tmp_path: Path, monkeypatch: pytest.Mon
         asked.append((kafka.bootstrap_servers, name))
         return read_events([log])
 
-    monkeypatch.setattr(train, "read_topic", topic)
+    monkeypatch.setattr(training_inputs, "read_topic", topic)
     result = _train(
         "--topic", "user-events", "--bootstrap-servers", "broker:9092", "--out", tmp_path / "out", "--epochs", 1
     )  # fmt: skip

@@ -11,7 +11,7 @@ from training import CONFIG, QUICK, series
 
 from mtgr.errors import InputError
 from mtgr.evaluation.protocol import LeaveOneOut
-from mtgr.training.loop import Hooks, TrainingStopped
+from mtgr.training.hooks import Hooks, TrainingStopped
 from mtgr.training.metrics import EvaluationMetrics, StepMetrics, read_metrics
 from mtgr.training.options import TrainingOptions
 from mtgr.training.run import STATE_FILE, RunDirectory

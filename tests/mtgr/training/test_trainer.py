@@ -19,8 +19,8 @@ from mtgr.history import History
 from mtgr.model.jagged import Layout
 from mtgr.model.masks import Roles
 from mtgr.training import loop
+from mtgr.training.hooks import Hooks, Progress
 from mtgr.training.log import EventLog
-from mtgr.training.loop import Hooks, Progress
 from mtgr.training.options import TrainingOptions
 from mtgr.training.trainer import Trained, TrainingInputs, choose_device, train
 from schemas.events import Event, Like, Profile
