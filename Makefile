@@ -4,7 +4,9 @@ PYTHON ?=
 EXTRA ?= cpu
 # An event log for `make run`; the simulator's events if there is none.
 DATA ?= $(wildcard ../shared/data/kuairand-pure)
-# More options for `make run` (mtgr-stream demo) or `make test` (pytest).
+# The folder with the public logs that `make quality` measures on.
+DATA_DIR ?= ../shared/data
+# More options for `make run` (mtgr-stream demo), `make test` (pytest), `make bench` or `make quality`.
 ARGS ?=
 
 SHELL := /bin/bash
@@ -80,6 +82,20 @@ format: setup ## Format the code and mend what can be mended.
 bench: setup ## Measure the stream, the engine and the daemon's memory on this machine.
 	@$(BIN)/python -m stream.bench $(ARGS)
 
+.PHONY: baselines
+baselines: .baselines/.ready ## Build .baselines/venv, where RecTools' models are fitted (its numpy is not vLLM's).
+
+.baselines/.ready: mtgr/evaluation/baselines/requirements.txt | setup
+	@echo "installing RecTools and what it needs, pinned by $<"
+	rm -f $@
+	test -x .baselines/venv/bin/python || $(UV) venv --quiet --python $(BIN)/python .baselines/venv
+	$(UV) pip sync --quiet --python .baselines/venv/bin/python $<
+	touch $@
+
+.PHONY: quality
+quality: setup baselines ## Train, evaluate and compare on public logs, and write docs/quality.md (ARGS=options).
+	@$(BIN)/python -m mtgr.evaluation.quality --data '$(DATA_DIR)' $(ARGS)
+
 .PHONY: constraints
 constraints: setup ## Pin the newest versions that suit each other, for both extras on both Pythons.
 	@pin() {
@@ -96,5 +112,5 @@ constraints: setup ## Pin the newest versions that suit each other, for both ext
 
 .PHONY: clean
 clean: ## Remove the environment, the caches, Kafka's jars and what runs have left.
-	@rm -rf .venv .run .kafka .state dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .baselines .run .kafka .state dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -50,7 +50,10 @@ class BaselineOptions(Struct, frozen=True, kw_only=True):
 
 
 class BaselineLists(Struct, frozen=True):
-    """A fitted baseline: its lists by user, best first, its settings, and what fitting took."""
+    """A fitted baseline: its lists by user, best first, its settings, and what fitting took.
+
+    facts: all that the runner tells: besides these epochs, validation, environment (device, versions) and date.
+    """
 
     model: str
     seed: int
@@ -58,6 +61,7 @@ class BaselineLists(Struct, frozen=True):
     settings: dict[str, Any]
     device: str
     lists: dict[str, list[str]]
+    facts: dict[str, Any]
 
 
 def write_task(directory: Path, split: Split, protocol: Protocol, *, times: bool, learn_known: bool) -> None:
@@ -144,6 +148,7 @@ def read_lists(out: Path, model: str, seed: int) -> BaselineLists:
         settings=facts["settings"],
         device=facts["environment"]["device"],
         lists=dict(zip(table["user"].to_list(), table["items"].to_list(), strict=True)),
+        facts=facts,
     )
 
 

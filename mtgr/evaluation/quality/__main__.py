@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import click
 from rich.console import Console
 
 from mtgr.errors import InputError
+from mtgr.evaluation.baselines.launch import ENVIRONMENT
+from mtgr.evaluation.quality.baselines import baselines_of, run_baseline_systems, seeds_of
 from mtgr.evaluation.quality.data_sets import DATA_SETS, Loaded, data_set
 from mtgr.evaluation.quality.prepared import prepare, read_prepared
 from mtgr.evaluation.quality.rendering import BASELINES, render
@@ -22,6 +25,27 @@ from mtgr.evaluation.quality.runs import Run, read_runs, run_path, save_run
 from mtgr.evaluation.quality.variants import OURS, VARIANTS
 
 Device = Literal["auto", "cpu", "cuda"]
+
+
+class Wanted(NamedTuple):
+    """What was asked for."""
+
+    names: Sequence[str]
+    systems: Sequence[str]
+    seeds: Sequence[int]
+    work: Path
+    device: Device
+    jobs: int
+    search: bool
+    fresh: bool
+
+    def lacks(self, name: str, system: str, seed: int) -> bool:
+        """Whether a run is still to be computed."""
+        return self.fresh or not run_path(self.work, name, system, seed).exists()
+
+    def prepared(self, name: str) -> Path:
+        """Where a data set is kept once it is read."""
+        return self.work.parent / "quality-data" / f"{name}.npz"
 
 
 class Task(NamedTuple):
@@ -64,9 +88,8 @@ class Task(NamedTuple):
 @click.option(
     "--seeds", default="0,1,2", show_default=True, help="Of ours and of the baselines that are trained."
 )
-@click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings of ours at once."
-)
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Trainings at once.")
+@click.option("--search", is_flag=True, help="Search the baselines' settings again on the validation part.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--fresh", is_flag=True, help="Compute runs that are there already again.")
 @click.option("--render-only", is_flag=True, help="Compute nothing.")
@@ -80,6 +103,7 @@ def main(
     seeds: str,
     jobs: int,
     device: Device,
+    search: bool,
     fresh: bool,
     render_only: bool,
 ) -> None:
@@ -95,32 +119,80 @@ def main(
         for name in names or DATA_SETS:
             console.print(f"{name}: reading")
             prepare(data_set(name), data, work.parent / "quality-data", fresh=fresh)
-        tasks = list(_missing(names or tuple(DATA_SETS), chosen, numbers, work, device, jobs, fresh))
-        _run_all(tasks, work, jobs, console)
+        wanted = Wanted(names or tuple(DATA_SETS), chosen, numbers, work, device, jobs, search, fresh)
+        _check_baselines(wanted)
+        _run_all(list(_missing(wanted)), work, jobs, console)
+        _run_baselines(wanted, console)
     page = render(read_runs(work))
     out.write_text(page)
     console.print(f"wrote {out}")
 
 
-def _missing(
-    names: Sequence[str],
-    systems: Sequence[str],
-    seeds: Sequence[int],
-    work: Path,
-    device: Device,
-    jobs: int,
-    fresh: bool,
-) -> Iterator[Task]:
+def _check_baselines(wanted: Wanted) -> None:
+    """InputError if baselines are to be fitted and their environment is not there: before the work, not after."""
+    if any(True for _ in _missing_baselines(wanted)) and not (ENVIRONMENT / "bin" / "python").exists():
+        raise InputError(
+            f"{ENVIRONMENT}: there is no environment for the baselines; `make baselines` makes it, "
+            f"and --systems {OURS} does without"
+        )
+
+
+def _missing(wanted: Wanted) -> Iterator[Task]:
     """The runs of ours that are to be computed: the recipes with all seeds first, then the variants."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    for system in (name for name in VARIANTS if name in systems):
-        for seed in seeds:
-            for name in names:
-                if not VARIANTS[system].changes(data_set(name)):
-                    continue
-                if fresh or not run_path(work, name, system, seed).exists():
-                    prepared = work.parent / "quality-data" / f"{name}.npz"
-                    yield Task(prepared, name, system, seed, device, threads)
+    threads = max(1, (os.cpu_count() or 1) // wanted.jobs)
+    for system in (name for name in VARIANTS if name in wanted.systems):
+        for seed in wanted.seeds:
+            for name in wanted.names:
+                if VARIANTS[system].changes(data_set(name)) and wanted.lacks(name, system, seed):
+                    yield Task(wanted.prepared(name), name, system, seed, wanted.device, threads)
+
+
+def _missing_baselines(wanted: Wanted) -> Iterator[tuple[str, list[str]]]:
+    """Data set -> the baselines of which some seed is to be fitted."""
+    chosen = [name for name in BASELINES if name in wanted.systems]
+    for name in wanted.names:
+        lacking = [
+            system
+            for system in baselines_of(data_set(name), chosen)
+            if any(wanted.lacks(name, system, seed) for seed in seeds_of(system, wanted.seeds))
+        ]
+        if lacking:
+            yield name, lacking
+
+
+def _run_baselines(wanted: Wanted, console: Console) -> None:
+    for name, systems in _missing_baselines(wanted):
+        fits = wanted.work.parent / "quality-baselines" / name
+        if wanted.fresh:
+            shutil.rmtree(fits, ignore_errors=True)
+        console.print(f"{name}: fitting {', '.join(systems)}")
+        runs = run_baseline_systems(
+            data_set(name),
+            read_prepared(wanted.prepared(name)),
+            systems,
+            wanted.seeds,
+            work=fits,
+            device=wanted.device,
+            jobs=wanted.jobs,
+            search=wanted.search,
+            on_event=functools.partial(_tell_baseline, console),
+        )
+        for run in runs:
+            save_run(wanted.work, run)
+            best = sum(1 <= rank <= 10 for rank in run.ranks) / len(run.ranks)
+            console.print(
+                f"{name} {run.system} seed {run.seed}: HR@10 {best:.4f}, fitted in {run.seconds:,.0f} s"
+            )
+
+
+def _tell_baseline(console: Console, event: dict[str, Any]) -> None:
+    told = event.get("validation") or event
+    if event["event"] in ("epoch", "tried") and "ndcg@10" in told:
+        settings = ", ".join(f"{key} {value}" for key, value in event["settings"].items())
+        place = f"epoch {event['epoch']}" if event["event"] == "epoch" else "tried"
+        console.print(
+            f"  {event['model']} seed {event['seed']} {place}: validation NDCG@10 {told['ndcg@10']:.4f} ({settings})"
+        )
 
 
 def _run_all(tasks: Sequence[Task], work: Path, jobs: int, console: Console) -> None:

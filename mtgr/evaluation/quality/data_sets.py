@@ -37,7 +37,8 @@ class AttributeFile:
 class DataSet:
     """One log and its protocol.
 
-    files, videos and users lie in `folder` of the data directory; preset: the recipe that ours is trained by.
+    files, videos and users lie in `folder` of the data directory; times: whether the log tells times, and not
+    only an order; preset: the recipe that ours is trained by.
     published: system -> Recall@10 as its authors state it, for this split.
     """
 
@@ -46,6 +47,7 @@ class DataSet:
     folder: str
     files: tuple[str, ...]
     mapping: tuple[str, ...] = ()
+    times: bool = True
     videos: AttributeFile
     users: AttributeFile | None = None
     protocol: Protocol
@@ -61,6 +63,7 @@ DATA_SETS: Final[Mapping[str, DataSet]] = {
         folder="amazon-beauty",
         files=("Beauty.txt.gz",),
         mapping=("layout=sequences",),
+        times=False,
         videos=AttributeFile(name="Beauty_item2attributes.json.gz", categories=("attributes",)),
         protocol=LeaveOneOut(),
         preset="amazon-beauty",

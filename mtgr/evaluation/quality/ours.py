@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import numpy as np
@@ -21,7 +21,8 @@ from mtgr.evaluation.run import CheckpointEvaluation, EvaluationOptions
 from mtgr.presets import recipe
 from mtgr.training.trainer import TrainingInputs, train
 
-_COLD_USERS = 5
+COLD_ITEMS: Final = 5
+"""Videos that fewer users know are cold."""
 
 
 def run_ours(
@@ -64,7 +65,7 @@ def run_ours(
             trained.model.state_dict(),
         )
         report = CheckpointEvaluation(
-            checkpoint, loaded.log, chosen.protocol, EvaluationOptions(ks=(5, 10), cold_items=_COLD_USERS)
+            checkpoint, loaded.log, chosen.protocol, EvaluationOptions(ks=(5, 10), cold_items=COLD_ITEMS)
         ).run()
     system = report.systems[0]
     return Run(
@@ -74,7 +75,7 @@ def run_ours(
         cases=cases_digest(report.cases),
         ranks=[BEYOND if rank is None else rank for rank in system.ranks],
         coverage=system.lists.coverage[10],
-        cold=np.flatnonzero(np.array(report.cases.target_popularity) < _COLD_USERS).tolist(),
+        cold=np.flatnonzero(np.array(report.cases.target_popularity) < COLD_ITEMS).tolist(),
         seconds=seconds,
         machine=machine(),
         date=datetime.now(UTC).date().isoformat(),

@@ -17,8 +17,8 @@ from mtgr.evaluation.quality.runs import BEYOND, Run
 from mtgr.evaluation.quality.variants import OURS, VARIANTS
 
 BASELINES: Final[Mapping[str, str]] = {
-    "popular": "most popular",
-    "recent": "most popular lately",
+    "popularity": "most popular",
+    "recent-popularity": "most popular lately",
     "item-knn": "item-kNN",
     "sasrec": "SASRec",
     "hstu": "HSTU",
@@ -66,6 +66,7 @@ def _section(chosen: DataSet, runs: Sequence[Run]) -> str:
         lines += ["", *_verdict(systems)]
         lines += ["", *_slices(systems)]
         lines += ["", *_ablations(systems)]
+    lines += ["", *_baseline_settings(systems)]
     lines += ["", *_provenance(systems), ""]
     return "\n".join(lines)
 
@@ -161,6 +162,18 @@ def _ablations(systems: Mapping[str, Sequence[Run]]) -> list[str]:
         told = ", ".join(f"{head} {value:.4f}" for head, value in heads.items())
         lines += ["", f"GAUC of the ranking heads on the impressions after the cut: {told}."]
     return lines
+
+
+def _baseline_settings(systems: Mapping[str, Sequence[Run]]) -> list[str]:
+    lines = []
+    for name, title in BASELINES.items():
+        if name in systems:
+            run = systems[name][0]
+            settings = ", ".join(f"{key} {value}" for key, value in run.settings.items())
+            epochs = sorted({run.facts["epochs"] for run in systems[name]} - {0})
+            told = f", epochs {'/'.join(map(str, epochs))}" if epochs else ""
+            lines.append(f"- {title}: {settings}{told}")
+    return ["Settings of the baselines, by RecTools' names:", "", *lines] if lines else []
 
 
 def _provenance(systems: Mapping[str, Sequence[Run]]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import platform
 import time
 import warnings
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ def run_fit(fit: Fit) -> dict[str, Any]:
         lists = top_k(scorer, task.test, fit.k, exclude_seen=task.exclude_seen, fallback=fallback)
         result["seconds"]["recommend"] = round(time.perf_counter() - asked, 3)
         result["environment"] = _environment(fit.device)
+        result["date"] = time.strftime("%Y-%m-%d", time.gmtime())
         _write_lists(fit.out / f"{fit.name}.parquet", task, lists)
         write_json(fit.out / f"{fit.name}.json", result)
     return result
@@ -134,6 +136,16 @@ def _write_lists(path: Path, task: Task, lists: npt.NDArray[np.int32]) -> None:
 
 def _environment(device: str) -> dict[str, str]:
     """What the seconds were measured on."""
-    chip = torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores"
     named = ("rectools", "torch", "numpy", "pytorch-lightning", "pm-implicit")
-    return {"device": chip, **{name: version(name) for name in named}}
+    machine = f"one {torch.cuda.get_device_name()}" if device == "cuda" else _processor()
+    return {"device": machine, **{name: version(name) for name in named}}
+
+
+def _processor() -> str:
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        name = names[0] if names else name
+    return f"{os.cpu_count()} cores of {name}"
