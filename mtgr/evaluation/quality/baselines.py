@@ -15,6 +15,7 @@ from mtgr.evaluation.evaluation import Evaluation
 from mtgr.evaluation.protocol import LeaveOneOut, Split
 from mtgr.evaluation.quality.data_sets import DataSet, Loaded
 from mtgr.evaluation.quality.ours import COLD_ITEMS, cases_digest
+from mtgr.evaluation.quality.rendering import NEEDS_TIMES
 from mtgr.evaluation.quality.runs import BEYOND, Run
 from mtgr.evaluation.rankings import rank_lists
 
@@ -25,12 +26,11 @@ SEARCHED: Final = Path(__file__).with_name("searched.json")
 """Data set -> baseline -> the candidates that a search has tried, the best first."""
 
 _KS: Final = (5, 10)
-_NEEDS_TIMES: Final = ("recent-popularity",)
 
 
 def baselines_of(chosen: DataSet, names: Sequence[str]) -> list[str]:
     """Those of the baselines that the data set has use for: without times nothing is recent."""
-    return [name for name in names if chosen.times or name not in _NEEDS_TIMES]
+    return [name for name in names if chosen.times or name not in NEEDS_TIMES]
 
 
 def seeds_of(name: str, seeds: Sequence[int]) -> Sequence[int]:

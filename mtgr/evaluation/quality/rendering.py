@@ -25,6 +25,9 @@ BASELINES: Final[Mapping[str, str]] = {
 }
 """Systems from RecTools, as the table has them."""
 
+NEEDS_TIMES: Final = ("recent-popularity",)
+"""Baselines that a log without times has no use for."""
+
 KS: Final = (5, 10)
 _COLUMNS: Final = ("HR@5", "HR@10", "NDCG@5", "NDCG@10")
 _HEADER: Final = """\
@@ -63,12 +66,12 @@ def _section(chosen: DataSet, runs: Sequence[Run]) -> str:
     lines = [f"## {chosen.title}", "", chosen.summary, "", f"{len(runs[0].ranks):,} users are tested.", ""]
     lines += _comparison(chosen, systems)
     if OURS in systems:
-        lines += ["", *_verdict(systems)]
+        lines += ["", *_verdict(chosen, systems)]
         lines += ["", *_slices(systems)]
         lines += ["", *_ablations(systems)]
     lines += ["", *_baseline_settings(systems)]
     lines += ["", *_provenance(systems), ""]
-    return "\n".join(lines)
+    return "\n".join(line for line, before in zip(lines, ["", *lines], strict=False) if line or before)
 
 
 def _comparison(chosen: DataSet, systems: Mapping[str, Sequence[Run]]) -> list[str]:
@@ -88,8 +91,8 @@ def _comparison(chosen: DataSet, systems: Mapping[str, Sequence[Run]]) -> list[s
     return lines
 
 
-def _verdict(systems: Mapping[str, Sequence[Run]]) -> list[str]:
-    """Ours against the best of the others, in words that follow from the figures."""
+def _verdict(chosen: DataSet, systems: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Ours against the best of the others and against the aim, in words that follow from the figures."""
     others = {name: bootstrap(_values(systems[name]), seed=0) for name in BASELINES if name in systems}
     if not others:
         return ["No baseline was run."]
@@ -98,17 +101,44 @@ def _verdict(systems: Mapping[str, Sequence[Run]]) -> list[str]:
     for column in ("HR@10", "NDCG@10"):
         best = max(others, key=lambda name: others[name][column].value)
         theirs = others[best][column]
-        apart = "do not overlap" if ours[column].low > theirs.high else "overlap"
+        apart = "overlap" if ours[column].overlaps(theirs) else "do not overlap"
         difference = paired_difference(_values(systems[OURS]), _values(systems[best]), seed=0)[column]
-        relative = ours[column].value / theirs.value - 1 if theirs.value else float("inf")
+        relative = f", {ours[column].value / theirs.value - 1:+.0%}" if theirs.value else ""
         lines.append(
-            f"- {column}: {ours[column].value:.4f}, {relative:+.0%} against the best baseline ({BASELINES[best]}, "
+            f"- {column}: {ours[column].value:.4f}{relative} against the best baseline ({BASELINES[best]}, "
             f"{theirs.value:.4f}); the intervals {apart}; paired difference {difference.value:+.4f} "
             f"[{difference.low:+.4f}, {difference.high:+.4f}]."
         )
     seeds = ", ".join(f"{_values([run])['HR@10'].mean():.4f}" for run in systems[OURS])
     lines.append(f"- HR@10 of our seeds one by one: {seeds}.")
+    lines += ["", _aim(chosen, ours["HR@10"], {name: found["HR@10"] for name, found in others.items()})]
     return lines
+
+
+def _aim(chosen: DataSet, ours: Interval, others: Mapping[str, Interval]) -> str:
+    """What was aimed at, and what of it is not reached."""
+    asked = [f"HR@10 of at least {chosen.aim:g}"] if chosen.aim is not None else []
+    asked.append(
+        "ours above every baseline" + (", with intervals that do not overlap" if chosen.apart else "")
+    )
+    missed = []
+    if chosen.aim is not None and ours.value < chosen.aim:
+        missed.append(f"HR@10 is {ours.value:.4f}, {chosen.aim - ours.value:.4f} below {chosen.aim:g}")
+    for name, theirs in others.items():
+        if ours.value <= theirs.value:
+            missed.append(f"{BASELINES[name]} has {theirs.value:.4f}, where ours has {ours.value:.4f}")
+        elif chosen.apart and ours.overlaps(theirs):
+            missed.append(f"the interval overlaps that of {BASELINES[name]}")
+    if absent := [
+        title for name, title in BASELINES.items() if name not in others and _applies(chosen, name)
+    ]:
+        missed.append(f"not compared with {', '.join(absent)}")
+    aim = f"Aim: {' and '.join(asked)}."
+    return f"{aim} **Missed**: {'; '.join(missed)}." if missed else f"{aim} Reached."
+
+
+def _applies(chosen: DataSet, baseline: str) -> bool:
+    return chosen.times or baseline not in NEEDS_TIMES
 
 
 def _slices(systems: Mapping[str, Sequence[Run]]) -> list[str]:
