@@ -23,7 +23,7 @@ from mtgr.training.hooks import Ending, Hooks, Progress, TrainingStopped
 from mtgr.training.loss import NextVideoLoss, OutcomeLoss
 from mtgr.training.metrics import EvaluationMetrics, MetricsFile, StepMetrics
 from mtgr.training.optimizer import AveragedWeights, adamw, learning_rate
-from mtgr.training.options import TrainingOptions
+from mtgr.training.options import TrainingOptions, WindowNegatives
 from mtgr.training.prefetch import prepared
 from mtgr.training.run import Best, TrainingState
 from mtgr.training.validation import Accuracy
@@ -46,7 +46,7 @@ class TrainingLoop:
         *,
         fingerprint: str,
         evaluate: Callable[[], Accuracy] | None = None,
-        window_negatives: bool = False,
+        window_negatives: WindowNegatives,
         hooks: Hooks | None = None,
     ) -> None:
         """The model lies on the device. evaluate: judges it as it is, and is what decides which weights are kept."""
@@ -59,7 +59,7 @@ class TrainingLoop:
         self._device: Final = device
         self._evaluate: Final = evaluate
         self._hooks: Final = hooks or Hooks()
-        self._next_video: Final = NextVideoLoss(window_negatives=window_negatives)
+        self._next_video: Final = NextVideoLoss(window_negatives)
         self._outcome: Final = OutcomeLoss()
         self._rate: Final = options.peak_rate(model.config.d_model)
         self._optimizer: Final = adamw(model, options, self._rate)
@@ -75,6 +75,8 @@ class TrainingLoop:
         if run is not None and self._hooks.resume:
             self.state, tensors = run.load(fingerprint)
             self._restore(tensors)
+        if run is not None:
+            run.make()
         self._metrics: Final = (
             None
             if run is None
@@ -227,12 +229,13 @@ class TrainingLoop:
         state.evaluated = state.step
         if self._evaluate is None:
             return
+        self._write_metrics()
         if not all(parameter.isfinite().all() for parameter in self._model.parameters()):
             raise self._diverged(f"weights are no numbers any more after step {state.step}")
         with self._as_kept():
             accuracy = self._evaluate()
+        self._figures.means(self._seconds)  # the time of an evaluation slows no step
         if self._metrics is not None:
-            self._write_metrics()
             self._metrics.write(
                 EvaluationMetrics(
                     step=state.step,

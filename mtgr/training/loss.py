@@ -11,10 +11,12 @@ from torch.utils.checkpoint import checkpoint
 
 from mtgr.model.mtgr import MTGR
 from mtgr.training.batches import Batch, Draws
+from mtgr.training.options import WindowNegatives
 
 _MAX_LOGITS: Final = (
     1 << 28
 )  # kept for the gradient: 1 GiB of float32; beyond, they are computed a second time
+_ANYWHERE: Final = 1 << 30  # a place in a window beyond all there are
 _NEVER: Final = -1e9  # e to this is 0; unlike infinity it has a gradient where all of a row is masked
 
 
@@ -22,11 +24,11 @@ class NextVideoLoss:
     """Cross entropy of the next video against the catalog, or against the negatives that a batch has drawn.
 
     From draws the sum over the catalog is estimated, see `mtgr.training.negatives`. A target is never a negative
-    of its own; nor is what its window holds or leads to, unless `window_negatives` says so. Logits are computed in
-    float32, whatever the layers are computed in.
+    of its own; which other videos of its window are, the training options say. Logits are computed in float32,
+    whatever the layers are computed in.
     """
 
-    def __init__(self, *, window_negatives: bool = False) -> None:
+    def __init__(self, window_negatives: WindowNegatives) -> None:
         self._window_negatives: Final = window_negatives
 
     def __call__(self, model: MTGR, hidden: Tensor, batch: Batch) -> Tensor:
@@ -46,7 +48,10 @@ class NextVideoLoss:
             targets = model.head.key(videos(batch.targets, None if cold is None else cold[batch.targets]))
             of_targets = _biases(model, batch.targets, batch)
         queries = model.head.query(hidden[batch.places])
-        held = None if self._window_negatives else _held(batch, videos.n_items)
+        order = (batch.layout.positions if batch.roles is None else batch.roles.order)[batch.places]
+        shown = None if self._window_negatives == "all" else _first_shown(batch, videos.n_items)
+        if self._window_negatives == "none":
+            order = torch.full_like(order, _ANYWHERE)
         with torch.autocast(hidden.device.type, enabled=False):
             queries, keys, targets = queries.float(), keys.float(), targets.float()
             positives = (queries * targets).sum(-1)  # (M,)
@@ -57,7 +62,8 @@ class NextVideoLoss:
             for begin in range(0, len(queries), step):
                 chosen = slice(begin, begin + step)
                 arguments = (
-                    queries[chosen], keys, offsets, batch.targets[chosen], batch.owners[chosen], held, draws
+                    queries[chosen], keys, offsets, batch.targets[chosen], batch.owners[chosen], order[chosen],
+                    shown, draws,
                 )  # fmt: skip
                 chunks.append(
                     _log_sum(*arguments)
@@ -90,22 +96,24 @@ def _biases(model: MTGR, items: Tensor, batch: Batch) -> Tensor | None:
     return model.head.bias[items]
 
 
-def _held(batch: Batch, n_items: int) -> Tensor:
-    """(B, n) whether each window holds each negative, or leads to it: all n videos, or the draws in their order."""
-    draws, width = batch.draws, n_items
-    if draws is not None:
+def _first_shown(batch: Batch, n_items: int) -> Tensor:
+    """(B, n) int32: at which place each window first shows each negative, beyond _ANYWHERE where it never does.
+    The negatives are all n videos, or the draws in their order.
+    """
+    draws, ids = batch.draws, batch.token_ids
+    order = batch.layout.positions if batch.roles is None else batch.roles.order
+    if draws is None:
+        width, columns = n_items, ids.clamp(max=n_items)  # a column more, for what is no negative
+    else:
         width = len(draws.items)
-    # a column more, for what is no negative
-    held = torch.zeros(len(batch.layout.lengths), width + 1, dtype=torch.bool, device=batch.rows.device)
-    for windows, videos in ((batch.windows, batch.token_ids), (batch.owners, batch.targets)):
-        if draws is None:
-            columns = videos.clamp(max=width)
-        else:
-            # of equal draws the first one, which the others then look at
-            places = torch.searchsorted(draws.ordered, videos).clamp(max=width - 1)
-            columns = torch.where(draws.ordered[places] == videos, places, width)
-        held[windows, columns] = True
-    return held[:, :width] if draws is None else held[:, draws.first]
+        # of equal draws the first one, which the others then look at
+        places = torch.searchsorted(draws.ordered, ids).clamp(max=width - 1)
+        columns = torch.where(draws.ordered[places] == ids, places, width)
+    shape = (len(batch.layout.lengths), width + 1)
+    first = torch.full(shape, _ANYWHERE + 1, dtype=torch.int32, device=ids.device)
+    cells = batch.windows * shape[1] + columns
+    first.view(-1).scatter_reduce_(0, cells, order.to(torch.int32), "amin")
+    return first[:, :width] if draws is None else first[:, draws.first]
 
 
 def _log_sum(
@@ -114,20 +122,24 @@ def _log_sum(
     offsets: Tensor | None,
     targets: Tensor,
     owners: Tensor,
-    held: Tensor | None,
+    order: Tensor,
+    shown: Tensor | None,
     draws: Draws | None,
 ) -> Tensor:
-    """(m,) log of the sum of e^logit over the negatives; queries: (m, d), targets, owners: (m,)."""
+    """(m,) log of the sum of e^logit over the negatives; queries: (m, d), targets, owners, order: (m,)."""
     if draws is not None and len(draws.corrections) == 1:
         corrections = draws.corrections.squeeze(0)
         offsets = corrections if offsets is None else offsets + corrections
     logits = queries @ keys.T if offsets is None else torch.addmm(offsets, queries, keys.T)  # (m, n)
     if draws is not None and len(draws.corrections) > 1:
         logits = logits + draws.corrections[owners]
-    if held is not None:
-        out = held[owners]
-    elif draws is None:
-        out = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, targets.unsqueeze(-1), True)
+    out = torch.zeros_like(logits, dtype=torch.bool)
+    if shown is not None:
+        out = shown[owners] <= order.unsqueeze(-1)
+    if draws is None:
+        out.scatter_(1, targets.unsqueeze(-1), True)
     else:
-        out = (draws.items == targets.unsqueeze(-1)) | (draws.owners == owners.unsqueeze(-1))
+        out |= draws.items == targets.unsqueeze(-1)
+        if len(draws.corrections) > 1:
+            out |= draws.owners == owners.unsqueeze(-1)
     return logits.masked_fill_(out, _NEVER).logsumexp(-1)

@@ -18,6 +18,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
 
+WindowNegatives = Literal["none", "later", "all"]
+
 
 class TrainingOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of one training; a preset may come with its own, and the command line overrides them."""
@@ -42,9 +44,10 @@ class TrainingOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     in_batch: bool = False
     """Whether the targets of the batch's other windows stand in for the draws by frequency: no further videos to
     embed, but few windows make few and like negatives, so that this is for large batches."""
-    window_negatives: bool = False
-    """Whether a window's own videos may be negatives. Lists leave out those seen before a target, and those
-    after it are liked too; but neither way was measured to be better (KuaiRand, HR@10 within 0.001)."""
+    window_negatives: WindowNegatives = "later"
+    """Which of a window's own videos may be negatives of a target: none, those that come later, or all. Lists
+    choose among what is not yet seen, and so does the loss: with the catalog as negatives, Recall@10 on
+    KuaiRand-Pure was .137 where seen videos were left out and .131 where they were not."""
     ranking_candidates: Count = 8
     """Watched videos of a window, at most, that the ranking heads learn from, each as a candidate at its place."""
     ranking_weight: Annotated[float, Meta(ge=0)] = 1.0

@@ -58,12 +58,14 @@ class RunDirectory:
     """Holds metrics.jsonl and, while a training can be resumed, state.json and a safetensors file."""
 
     def __init__(self, path: Path) -> None:
-        """InputError if it cannot be made."""
         self.path: Final = path
+
+    def make(self) -> None:
+        """Make the directory, where there is none; InputError if it cannot be made."""
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"{path}: cannot be made: {error.strerror}") from None
+            raise InputError(f"{self.path}: cannot be made: {error.strerror}") from None
 
     @property
     def metrics(self) -> Path:

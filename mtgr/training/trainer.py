@@ -136,7 +136,7 @@ def train(inputs: TrainingInputs, hooks: Hooks | None = None) -> Trained:
             device,
             fingerprint=_fingerprint(config, options, windows),
             evaluate=(lambda: held_out.of_model(model)) if cases and options.part == "training" else None,
-            window_negatives=options.window_negatives or not only_new,
+            window_negatives=options.window_negatives if only_new else "all",
             hooks=hooks,
         )
         limit = math.inf if options.max_seconds is None else options.max_seconds * (1 - _TEST_SHARE)

@@ -20,7 +20,7 @@ from mtgr.training import loss as loss_module
 from mtgr.training.batches import Batch, _draws
 from mtgr.training.loss import NextVideoLoss, OutcomeLoss
 from mtgr.training.negatives import NOBODY, NegativeSampler
-from mtgr.training.options import TrainingOptions
+from mtgr.training.options import TrainingOptions, WindowNegatives
 
 NAMES = [chr(ord("a") + number) for number in range(26)]
 ALPHABET = Catalog(NAMES, 4)
@@ -40,7 +40,7 @@ def _batch(model: MTGR, **changes: Any) -> Batch:
     return batch_of(LEARNT, model.config, options, ALPHABET)[0]
 
 
-def _by_hand(model: MTGR, hidden: Tensor, batch: Batch, *, exclude: bool) -> float:
+def _by_hand(model: MTGR, hidden: Tensor, batch: Batch, own: WindowNegatives) -> float:
     """-log softmax of each target among those it competes with, weighted, one by one."""
     logits = model.logits(hidden)
     if batch.cold_videos is not None:
@@ -55,9 +55,12 @@ def _by_hand(model: MTGR, hidden: Tensor, batch: Batch, *, exclude: bool) -> flo
         batch.places, batch.owners, batch.targets, batch.weights, strict=True
     ):
         others = torch.ones(26, dtype=torch.bool)
-        if exclude:
-            held = batch.token_ids[batch.windows == owner]
-            others[held[held < 26]] = False
+        held = batch.windows == owner
+        if own == "later":
+            held &= torch.arange(len(held)) <= place
+        ids = batch.token_ids[held]
+        if own != "all":
+            others[ids[ids < 26]] = False
         others[target] = True
         row = logits[place].masked_fill(~others, -torch.inf)
         total -= weight.item() * torch.log_softmax(row, 0)[target].item()
@@ -66,17 +69,17 @@ def _by_hand(model: MTGR, hidden: Tensor, batch: Batch, *, exclude: bool) -> flo
 
 @pytest.mark.parametrize("similarity", ["cosine", "dot"])
 @pytest.mark.parametrize("item_bias", [False, True])
-@pytest.mark.parametrize("exclude", [False, True])
+@pytest.mark.parametrize("own", ["none", "later", "all"])
 def test_the_full_loss_is_the_cross_entropy_over_the_catalog(
-    similarity: str, item_bias: bool, exclude: bool
+    similarity: str, item_bias: bool, own: WindowNegatives
 ) -> None:
-    """Weighted, with the head as the config has it, and with or without the videos of the same window."""
+    """Weighted, with the head as the config has it, and with or without other videos of its window."""
     model = _model(similarity=similarity, item_bias=item_bias)
     batch = _batch(model, weights={"like": 4.0, "watch": 0.5})
     with torch.no_grad():
         hidden = model(batch.rows, batch.layout)
-        found = NextVideoLoss(window_negatives=not exclude)(model, hidden, batch)
-    assert found.item() == pytest.approx(_by_hand(model, hidden, batch, exclude=exclude), rel=1e-5)
+        found = NextVideoLoss(own)(model, hidden, batch)
+    assert found.item() == pytest.approx(_by_hand(model, hidden, batch, own), rel=1e-5)
 
 
 def test_videos_shown_as_new_compete_as_new() -> None:
@@ -90,8 +93,8 @@ def test_videos_shown_as_new_compete_as_new() -> None:
     assert 0 < batch.cold_videos[batch.targets].sum() < len(batch.targets)
     with torch.no_grad():
         hidden = model(batch.rows, batch.layout, batch.roles, batch.cold)
-        found = NextVideoLoss()(model, hidden, batch)
-    assert found.item() == pytest.approx(_by_hand(model, hidden, batch, exclude=True), rel=1e-5)
+        found = NextVideoLoss("later")(model, hidden, batch)
+    assert found.item() == pytest.approx(_by_hand(model, hidden, batch, "later"), rel=1e-5)
 
 
 def test_logits_beyond_memory_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +104,7 @@ def test_logits_beyond_memory_are_computed_in_parts(monkeypatch: pytest.MonkeyPa
         monkeypatch.setattr(loss_module, "_MAX_LOGITS", limit)
         model = _model()
         batch = _batch(model)
-        loss = NextVideoLoss()(model, model(batch.rows, batch.layout), batch)
+        loss = NextVideoLoss("later")(model, model(batch.rows, batch.layout), batch)
         torch.autograd.backward(loss)
         losses.append(loss.item())
         gradients.append(model.embeddings.video.ids.weight.grad)
@@ -117,7 +120,7 @@ def test_a_user_who_has_seen_everything_breaks_nothing() -> None:
         options = msgspec.structs.replace(PLAIN, negatives=negatives)
         batch, _ = batch_of(histories("abc"), config, options, catalog)
         model = MTGR(config)
-        loss = NextVideoLoss()(model, model(batch.rows, batch.layout), batch)
+        loss = NextVideoLoss("none")(model, model(batch.rows, batch.layout), batch)
         torch.autograd.backward(loss)
         assert loss.item() == pytest.approx(0.0, abs=1e-6)
         for parameter in model.parameters():
@@ -150,12 +153,12 @@ def test_the_sampled_loss_is_the_full_one_on_average(share: float) -> None:
     random = np.random.default_rng(0)
     with torch.no_grad():
         hidden = model(full.rows, full.layout)
-        expected = NextVideoLoss()(model, hidden, full).item()
+        expected = NextVideoLoss("later")(model, hidden, full).item()
         estimates = []
         for _ in range(400):
             drawn = sampler.draw(full.targets.numpy(), full.owners.numpy(), 3, random)
             batch = replace(full, draws=_draws(drawn))
-            estimates.append(NextVideoLoss()(model, hidden, batch).item())
+            estimates.append(NextVideoLoss("later")(model, hidden, batch).item())
     # the logarithm of an unbiased sum is a little below, by half its variance
     assert np.mean(estimates) == pytest.approx(expected, abs=0.06)
 
@@ -198,7 +201,7 @@ def test_a_windows_own_targets_are_no_in_batch_negatives_of_it() -> None:
     assert draws is not None
     with torch.no_grad():
         hidden = model(batch.rows, batch.layout)
-        found = NextVideoLoss(window_negatives=True)(model, hidden, batch)
+        found = NextVideoLoss("all")(model, hidden, batch)
         logits = model.logits(hidden)
     total = 0.0
     for place, owner, target in zip(

@@ -11,6 +11,7 @@ import torch
 from events import watch
 from training import CONFIG, QUICK, series, words
 
+from mtgr.config import ModelConfig
 from mtgr.errors import InputError
 from mtgr.evaluation.gauc import user_auc
 from mtgr.evaluation.protocol import LeaveOneOut, TimeSplit
@@ -25,12 +26,24 @@ from mtgr.training.options import TrainingOptions
 from mtgr.training.trainer import Trained, TrainingInputs, choose_device, train
 from schemas.events import Event, Like, Profile
 
+HSTU: dict[str, Any] = {
+    "positions": "none",
+    "position_bias": True,
+    "time_bias": True,
+    "similarity": "dot",
+    "temperature": 1.0,
+    "item_bias": True,
+    "d_ff": 32,
+}
 
-def _train(events: list[Event], hooks: Hooks | None = None, **options: Any) -> Trained:
+
+def _train(
+    events: list[Event], hooks: Hooks | None = None, config: ModelConfig = CONFIG, **options: Any
+) -> Trained:
     return train(
         TrainingInputs(
             events=events,
-            config=CONFIG,
+            config=config,
             options=TrainingOptions(**{**QUICK, **options}),
             protocol=LeaveOneOut(),
         ),
@@ -39,17 +52,18 @@ def _train(events: list[Event], hooks: Hooks | None = None, **options: Any) -> T
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("config", "options"),
     [
-        {},
-        {"negatives": "all", "dropout": 0.1, "weight_decay": 0.01, "schedule": "cosine"},
-        {"in_batch": True, "ema": 0.9, "precision": "bfloat16"},
+        ({}, {}),
+        ({}, {"negatives": "all", "dropout": 0.1, "weight_decay": 0.01, "schedule": "cosine"}),
+        ({}, {"in_batch": True, "ema": 0.9, "precision": "bfloat16"}),
+        (HSTU, {}),
     ],
-    ids=["defaults", "all negatives", "in-batch negatives"],
+    ids=["defaults", "all negatives", "in-batch negatives", "relative biases"],
 )
-def test_a_planted_pattern_is_learnt(options: dict[str, Any]) -> None:
+def test_a_planted_pattern_is_learnt(config: dict[str, Any], options: dict[str, Any]) -> None:
     """Where the next video is certain, a short training finds it, and popularity does not."""
-    trained = _train(series(), epochs=30, **options)
+    trained = _train(series(), config=CONFIG.replace(**config), epochs=30, **options)
     assert trained.accuracy is not None
     assert trained.popularity is not None
     assert trained.held_out == "validation"
