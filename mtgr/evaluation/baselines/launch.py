@@ -52,7 +52,7 @@ class BaselineOptions(Struct, frozen=True, kw_only=True):
 class BaselineLists(Struct, frozen=True):
     """A fitted baseline: its lists by user, best first, its settings, and what fitting took.
 
-    facts: all that the runner tells: besides these epochs, validation, environment (device, versions) and date.
+    facts: all that the runner tells: besides these epochs, ending, validation, environment (device, versions) and date.
     """
 
     model: str

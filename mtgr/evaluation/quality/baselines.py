@@ -92,7 +92,7 @@ def judged(chosen: DataSet, evaluation: Evaluation, fitted: BaselineLists) -> Ru
         machine=fitted.device,
         date=fitted.facts["date"],
         settings=fitted.settings,
-        facts={name: fitted.facts[name] for name in ("epochs", "validation", "environment")},
+        facts={name: fitted.facts[name] for name in ("epochs", "ending", "validation", "environment")},
     )
 
 

@@ -201,7 +201,13 @@ def _baseline_settings(systems: Mapping[str, Sequence[Run]]) -> list[str]:
             run = systems[name][0]
             settings = ", ".join(f"{key} {value}" for key, value in run.settings.items())
             epochs = sorted({run.facts["epochs"] for run in systems[name]} - {0})
-            told = f", epochs {'/'.join(map(str, epochs))}" if epochs else ""
+            told = f"; epochs {', '.join(map(str, epochs))}" if epochs else ""
+            late = sum(run.facts.get("ending") == "time" for run in systems[name])
+            told += (
+                f"; {late} of {len(systems[name])} seeds stopped by a time limit, not by their score"
+                if late
+                else ""
+            )
             lines.append(f"- {title}: {settings}{told}")
     return ["Settings of the baselines, by RecTools' names:", "", *lines] if lines else []
 

@@ -144,4 +144,4 @@ def test_rectools_recommends_new_videos_by_all_models(tmp_path: Path) -> None:
             assert videos == list(dict.fromkeys(videos))
             assert not set(videos) & set(case.history.video_ids)
         assert fitted.device
-        assert fitted.facts.keys() >= {"date", "environment", "epochs", "settings", "validation"}
+        assert fitted.facts.keys() >= {"date", "ending", "environment", "epochs", "settings", "validation"}

@@ -41,7 +41,8 @@ users = polars.read_parquet(task / "test.parquet")["user"]
 for model in options["--models"].split(","):
     for seed in options["--seeds"].split(","):
         facts = {
-            "seconds": {"fit": 2.5}, "settings": {"events": "all"}, "epochs": 4, "validation": {"ndcg@10": 0.5},
+            "seconds": {"fit": 2.5}, "settings": {"events": "all"}, "epochs": 4, "ending": "time",
+            "validation": {"ndcg@10": 0.5},
             "environment": {"device": "2 cores"}, "date": "2026-01-02",
         }
         path = out / f"{model}-{seed}.json"
@@ -90,7 +91,7 @@ def test_a_baseline_becomes_a_run_of_the_cases(tmp_path: Path, environment: Path
     assert (run.data_set, run.system, run.ranks) == ("tiny", "sasrec", [1, 2, BEYOND])
     assert run.coverage == pytest.approx(3 / 6), "d, c and x of a to e and x"
     assert (run.seconds, run.machine, run.date) == (2.5, "2 cores", "2026-01-02")
-    assert run.facts["epochs"] == 4
+    assert (run.facts["epochs"], run.facts["ending"]) == (4, "time")
     assert run.cold == [0, 1, 2]
 
 

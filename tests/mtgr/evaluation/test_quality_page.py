@@ -131,10 +131,16 @@ def test_published_figures_are_marked_as_published() -> None:
 def test_settings_machine_date_and_seconds_are_told() -> None:
     """What the baselines were run with, and where all was run, when and for how long."""
     page = render([_run("ours", 0.3, date="2026-01-05"), *_baselines(0.1)])
-    assert "- SASRec: n_factors 64, epochs 7" in page
+    assert "- SASRec: n_factors 64; epochs 7\n" in page
     assert "Run 2026-01-02 to 2026-01-05" in page
     assert "on one GPU: " in page
     assert "sasrec 12 s" in page
+
+
+def test_a_training_that_a_time_limit_stopped_is_told() -> None:
+    """A baseline that might have gone on is not shown as one that was at its end."""
+    page = render([_run("hstu", 0.1, facts={"epochs": 5, "ending": "time"}), _run("hstu", 0.1, seed=1)])
+    assert "- HSTU: n_factors 64; epochs 5, 7; 1 of 2 seeds stopped by a time limit" in page
 
 
 def test_a_variant_is_compared_with_the_seeds_it_shares() -> None:

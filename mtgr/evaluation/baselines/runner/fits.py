@@ -68,7 +68,7 @@ def run_fit(fit: Fit) -> dict[str, Any]:
         say("epoch", model=fit.model, seed=fit.seed, settings=fit.settings, **facts)
 
     scorer: Scorer
-    epochs = 0
+    epochs, ending = 0, "epochs"
     started = time.perf_counter()
     if fit.model in DETERMINISTIC:
         kind = Neighbours if fit.model == "item-knn" else Popularity
@@ -76,7 +76,7 @@ def run_fit(fit: Fit) -> dict[str, Any]:
         seconds = time.perf_counter() - started
         validation = {} if fit.final and task.selection is not None else measure(scorer)
     else:
-        scorer, validation, epochs = fit_transformer(
+        scorer, validation, epochs, ending = fit_transformer(
             fit.model,
             task,
             frame,
@@ -94,6 +94,7 @@ def run_fit(fit: Fit) -> dict[str, Any]:
         "settings": fit.settings,
         "validation": validation,
         "epochs": epochs,
+        "ending": ending,
         "seconds": {"fit": round(seconds, 3)},
     }
     if fit.final:

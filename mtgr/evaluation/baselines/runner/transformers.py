@@ -108,6 +108,7 @@ class KeepBest(lightning.Callback):  # type: ignore[misc]
         self._deadline = time.monotonic() + seconds
         self.best: dict[str, float] = {}
         self.epoch = 0
+        self.ending = "epochs"  # what ends the training: epochs, patience or time
         self.weights: dict[str, torch.Tensor] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> KeepBest:
@@ -125,8 +126,11 @@ class KeepBest(lightning.Callback):  # type: ignore[misc]
             self.best, self.epoch = found, epoch
             state = pl_module.torch_model.state_dict()
             self.weights = {name: value.detach().clone() for name, value in state.items()}
-        late = time.monotonic() > self._deadline
-        trainer.should_stop = late or epoch - self.epoch >= PATIENCE
+        if epoch - self.epoch >= PATIENCE:
+            self.ending = "patience"
+        elif time.monotonic() > self._deadline:
+            self.ending = "time"
+        trainer.should_stop = self.ending != "epochs"
 
 
 def fit_transformer(
@@ -140,8 +144,8 @@ def fit_transformer(
     report: Callable[..., None],
     epochs: int | None = None,
     seconds: float = float("inf"),
-) -> tuple[Transformer, dict[str, float], int]:
-    """Train `sasrec` or `hstu` on a frame: the model, its validation score and its epochs.
+) -> tuple[Transformer, dict[str, float], int, str]:
+    """Train `sasrec` or `hstu` on a frame: the model, its validation score, its epochs and what ended it.
 
     With `epochs`, for exactly so many and unscored; else until `measure` finds it no better, with the best
     epoch's weights.
@@ -163,7 +167,7 @@ def fit_transformer(
     if not epochs:
         model.torch_model.load_state_dict(keep.weights)
     model.torch_model.to(device).eval()
-    return fitted, keep.best, epochs or keep.epoch
+    return fitted, keep.best, epochs or keep.epoch, keep.ending
 
 
 def _make(name: str, task: Task, settings: dict[str, Any]) -> Any:
