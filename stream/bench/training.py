@@ -31,7 +31,6 @@ from mtgr.model.mtgr import MTGR
 from mtgr.presets import preset
 
 _CANDIDATES: Final = 8
-_HEAD_WIDTH: Final = 64
 
 
 class StepCost(Struct, frozen=True):
@@ -48,20 +47,20 @@ class StepCost(Struct, frozen=True):
 
 
 class _Block(nn.Module):
-    """A pre-norm Transformer layer whose MLP is as wide as the HSTU layer has parameters more than its attention."""
+    """A pre-norm Transformer layer, as wide in its attention as an HSTU layer, with the other parameters in its MLP."""
 
-    def __init__(self, d_model: int, d_ff: int, fused: bool) -> None:
+    def __init__(self, d_model: int, heads: int, width: int, d_ff: int, fused: bool) -> None:
         super().__init__()
-        self.heads = max(1, d_model // _HEAD_WIDTH)
+        self.heads = heads
         self.fused = fused
         self.norm_attention, self.norm_mlp = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
-        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
-        self.out = nn.Linear(d_model, d_model, bias=False)
+        self.qkv = nn.Linear(d_model, 3 * width, bias=False)
+        self.out = nn.Linear(width, d_model, bias=False)
         self.up = nn.Linear(d_model, d_ff, bias=False)
         self.down = nn.Linear(d_ff, d_model, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        b, length, d_model = x.shape
+        b, length, _ = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(b, length, 3, self.heads, -1)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (b, H, L, d)
         if self.fused:
@@ -69,7 +68,7 @@ class _Block(nn.Module):
         else:
             scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
             mixed = scores.masked_fill(~mask, -torch.inf).softmax(-1) @ v
-        x = x + self.out(mixed.transpose(1, 2).reshape(b, length, d_model))
+        x = x + self.out(mixed.transpose(1, 2).reshape(b, length, -1))
         wider: Tensor = self.down(functional.gelu(self.up(self.norm_mlp(x))))
         return x + wider
 
@@ -77,10 +76,12 @@ class _Block(nn.Module):
 class _Transformer(nn.Module):
     def __init__(self, config: ModelConfig, fused: bool) -> None:
         super().__init__()
-        attention = config.n_heads * (2 * config.d_v + 2 * config.d_qk) + config.n_heads * config.d_v
-        spare = attention - 4 * config.d_model + 2 * config.d_ff
+        width = (
+            config.n_heads * config.d_v
+        )  # uvqk and out of HSTU are five times as many columns, qkv and out four
+        d_ff = config.d_ff + width // 2
         self.layers = nn.ModuleList(
-            _Block(config.d_model, max(1, round(spare / 2)), fused) for _ in range(config.n_layers)
+            _Block(config.d_model, config.n_heads, width, d_ff, fused) for _ in range(config.n_layers)
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

@@ -18,10 +18,11 @@ from rich.console import Console
 from mtgr.errors import InputError
 from mtgr.evaluation.baselines.launch import ENVIRONMENT
 from mtgr.evaluation.quality.baselines import baselines_of, run_baseline_systems, seeds_of
-from mtgr.evaluation.quality.data_sets import DATA_SETS, Loaded, data_set
+from mtgr.evaluation.quality.data_sets import DATA_SETS, data_set
+from mtgr.evaluation.quality.jobs import Task, run_task
 from mtgr.evaluation.quality.prepared import prepare, read_prepared
 from mtgr.evaluation.quality.rendering import BASELINES, render
-from mtgr.evaluation.quality.runs import Run, read_runs, run_path, save_run
+from mtgr.evaluation.quality.runs import read_runs, run_path, save_run
 from mtgr.evaluation.quality.variants import OURS, VARIANTS
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -46,17 +47,6 @@ class Wanted(NamedTuple):
     def prepared(self, name: str) -> Path:
         """Where a data set is kept once it is read."""
         return self.work.parent / "quality-data" / f"{name}.npz"
-
-
-class Task(NamedTuple):
-    """One run of ours that is wanted."""
-
-    prepared: Path
-    data_set: str
-    system: str
-    seed: int
-    device: Device
-    threads: int
 
 
 @click.command()
@@ -198,7 +188,7 @@ def _tell_baseline(console: Console, event: dict[str, Any]) -> None:
 def _run_all(tasks: Sequence[Task], work: Path, jobs: int, console: Console) -> None:
     began = time.monotonic()
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        waiting = {pool.submit(_run, task): task for task in tasks}
+        waiting = {pool.submit(run_task, task): task for task in tasks}
         for place, done in enumerate(as_completed(waiting), start=1):
             task = waiting[done]
             run = done.result()
@@ -208,22 +198,6 @@ def _run_all(tasks: Sequence[Task], work: Path, jobs: int, console: Console) -> 
                 f"{place} of {len(tasks)} after {time.monotonic() - began:,.0f} s: {task.data_set} {task.system} "
                 f"seed {task.seed}: HR@10 {best:.4f} in {run.seconds:,.0f} s"
             )
-
-
-@functools.lru_cache(maxsize=1)
-def _loaded(prepared: Path) -> Loaded:
-    return read_prepared(prepared)
-
-
-def _run(task: Task) -> Run:
-    import torch
-
-    from mtgr.evaluation.quality.ours import run_ours
-
-    torch.set_num_threads(task.threads)
-    return run_ours(
-        data_set(task.data_set), _loaded(task.prepared), task.system, task.seed, device=task.device
-    )
 
 
 if __name__ == "__main__":

@@ -86,6 +86,7 @@ def run_ours(
             "ending": trained.ending,
             "tokens": trained.tokens,
             "padded_tokens": trained.padded_tokens,
+            "validation": msgspec.to_builtins(trained.best),
             "heads": msgspec.to_builtins(report.heads),
         },
     )
