@@ -76,8 +76,8 @@ class HSTULayer(nn.Module):
         fused = functional.silu(self.uvqk(self.norm_in(x, groups)))
         u, v, q, k = torch.split(fused, self.widths, dim=-1)
         attended = self._attend(q, k, v, sights)
-        mixed = self.out(self.norm_attention(attended, groups) * u)
-        x = x + functional.dropout(mixed, self.dropout, self.training)
+        gated = self.norm_attention(attended, groups) * u
+        x = x + self.out(functional.dropout(gated, self.dropout, self.training))
         if self.has_mlp:
             mixed = self.mlp_down(functional.silu(self.mlp_up(self.norm_mlp(x, groups))))
             x = x + functional.dropout(mixed, self.dropout, self.training)

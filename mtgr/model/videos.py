@@ -16,7 +16,7 @@ from mtgr.config import ModelConfig
 
 
 class AttributeEmbedding(nn.Module):
-    """Categories and numbers to one vector: the sum of their embeddings through an MLP."""
+    """Categories and numbers to one vector: the sum of their embeddings, plus an MLP of it."""
 
     def __init__(self, encoder: AttributeEncoder, d_model: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class AttributeEmbedding(nn.Module):
             linear = self.numbers(numbers.to(self.numbers.weight.dtype))
             total = linear if total is None else total + linear
         assert total is not None
-        mixed: Tensor = self.out(functional.silu(total))
+        mixed: Tensor = total + self.out(functional.silu(total))
         return mixed
 
 

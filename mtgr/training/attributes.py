@@ -12,13 +12,16 @@ from mtgr.suggestions import did_you_mean
 from schemas.attributes import MAX_ATTRIBUTE_VALUES
 
 _LARGEST: Final = 1 << 20
+_FEW: Final = 2048
+_ROOM: Final = 16  # few values share an embedding then: each says something of many videos
+_ROOM_OF_MANY: Final = 4  # a value of few videos teaches little either way, and the table costs its size
 
 
 def fit_categories(
     names: Sequence[str], attributes: Mapping[str, Mapping[str, Any]], source: str
 ) -> tuple[CategoricalAttribute, ...]:
-    """Categorical attributes sized by what is known: an embedding for each power of two above twice the values,
-    so that few of them share one by chance. InputError names the source and an attribute that is nowhere.
+    """Categorical attributes sized by what is known: so many embeddings for each value, to the next power of two,
+    that few values share one by chance; InputError names the source and an attribute that is nowhere.
     """
     fitted = []
     for name in names:
@@ -29,7 +32,8 @@ def fit_categories(
             texts = value if isinstance(value, list | tuple) else [value]
             distinct.update(texts)
             longest = max(longest, len(texts))
-        size = min(_LARGEST, 1 << (2 * len(distinct)).bit_length())
+        room = _ROOM if len(distinct) <= _FEW else _ROOM_OF_MANY
+        size = min(_LARGEST, 1 << (room * len(distinct)).bit_length())
         fitted.append(CategoricalAttribute(name, size, min(longest, MAX_ATTRIBUTE_VALUES)))
     return tuple(fitted)
 

@@ -136,7 +136,7 @@ class Batcher:
         self._windows: Final = windows
         self._config: Final = config
         self._options: Final = options
-        self._batch_tokens: Final = options.tokens_a_batch(config.max_length)
+        self._batch_tokens: Final = options.tokens_a_batch(config.max_length, int(windows.lengths.sum()))
         self._buckets: Final = np.array([catalog.bucket(video) for video in catalog.video_ids], np.int64)
         known = windows.token_ids[windows.token_ids < config.n_items]
         self.unseen: Final = np.bincount(known, minlength=config.n_items) == 0

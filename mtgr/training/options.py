@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -19,6 +19,9 @@ Count = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0)]
 
 WindowNegatives = Literal["none", "later", "all"]
+
+
+_LEAST_STEPS: Final = 32  # of an epoch
 
 
 class TrainingOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,7 +71,7 @@ class TrainingOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     epochs: Count = 6
     batch_tokens: Count | None = None
     """Tokens of a batch; without it four of the longest sequences: many small steps learn more in the same time
-    than few large ones."""
+    than few large ones. A log that would then have fewer than 32 steps an epoch gets smaller batches."""
     learning_rate: Positive | None = None
     """Of AdamW after the warm-up; without it, 0.004 at width 64 and falling with the root of the width."""
     warm_up_steps: Annotated[int, Meta(ge=0)] = 100
@@ -101,9 +104,14 @@ class TrainingOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seed: Annotated[int, Meta(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
-    def tokens_a_batch(self, max_length: int) -> int:
-        """The tokens of a batch, for a model with sequences of up to so many."""
-        return self.batch_tokens or 4 * max_length
+    def tokens_a_batch(self, max_length: int, tokens: int) -> int:
+        """The tokens of a batch, for a model with sequences of up to so many and an epoch of so many tokens.
+
+        A small log has smaller batches, down to one sequence: a recipe made for a large one would take a step
+        an epoch there, and learn nothing before its epochs are through.
+        """
+        wanted = self.batch_tokens or 4 * max_length
+        return min(wanted, max(max_length, tokens // _LEAST_STEPS))
 
     def peak_rate(self, d_model: int) -> float:
         """The learning rate after the warm-up, for a model of this width."""

@@ -117,7 +117,8 @@ def _described(log: DemoLog, data: Path | None) -> str:
 def _train(log: DemoLog, directory: Path, checkpoint: Path) -> None:
     command = [sys.executable, "-m", "stream", "train", "--preset", "tiny"]
     command += ["--out", str(checkpoint), "--max-seconds", str(_TRAINING_SECONDS)]
-    command += ["--events", str(log.training)]
+    # all of it is learnt but each user's last new video, on which the lists are tried
+    command += ["--events", str(log.training), "--part", "known"]
     command += log.known.training_options(directory, len(log.new_videos))
     done = subprocess.run(command, check=False)
     if done.returncode:

@@ -18,7 +18,7 @@ from mtgr.datasets import ColumnMapping, SkippedRecords, parse_mapping, read_eve
 from mtgr.datasets.attributes import read_attributes
 from mtgr.errors import EngineFailed
 from mtgr.evaluation.baselines import MODELS
-from mtgr.evaluation.protocol import LeaveOneOut, Protocol, TimeSplit, parse_moment
+from mtgr.evaluation.protocol import LeaveOneOut, Protocol, TimeSplit
 from mtgr.evaluation.rankings import OnProgress
 from mtgr.evaluation.report import EvaluationReport, save_report
 from mtgr.evaluation.run import CheckpointEvaluation, EvaluationOptions, Lists
@@ -30,18 +30,10 @@ from stream.numbers import FiniteFloatRange
 from stream.observability import configure_logging
 from stream.settings import LogSettings
 from stream.tools.evaluation_table import accuracy_table, difference_lines, head_table, list_table
+from stream.tools.training_arguments import moment
 
 _PIPE_COLUMNS: Final = 200
 _DEFAULTS: Final = EvaluationOptions()
-
-
-def _moment(ctx: click.Context, param: click.Parameter, text: str | None) -> int | None:
-    try:
-        return None if text is None else parse_moment(text)
-    except ValueError:
-        raise click.BadParameter(
-            f"{text!r} is no ISO 8601 time, such as 2022-05-06T00:00+08:00.", ctx, param
-        ) from None
 
 
 @click.command()
@@ -71,7 +63,7 @@ def _moment(ctx: click.Context, param: click.Parameter, text: str | None) -> int
     help="Test each user's last target, or the first at or after --cut.",
 )  # fmt: skip
 @click.option(
-    "--cut", callback=_moment, metavar="TIME", help="Where --split time cuts, such as 2022-05-06T00:00+08:00."
+    "--cut", callback=moment, metavar="TIME", help="Where --split time cuts, such as 2022-05-06T00:00+08:00."
 )
 @click.option(
     "--target", type=click.Choice(get_args(Target)), default="watch", show_default=True,

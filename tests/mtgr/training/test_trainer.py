@@ -156,15 +156,15 @@ def test_a_training_that_diverges_is_told() -> None:
 
 def test_a_training_that_diverges_late_names_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """After an evaluation there is a good checkpoint: the error says of which step, and where."""
-    monkeypatch.setattr(loop, "learning_rate", lambda options, peak, step, *_: 1e-3 if step < 3 else 1e30)
+    monkeypatch.setattr(loop, "learning_rate", lambda options, peak, step, *_: 1e-3 if step < 20 else 1e30)
     kept: list[dict[str, torch.Tensor]] = []
 
     def keep(config: object, catalog: object, weights: dict[str, torch.Tensor]) -> str:
         kept.append(weights)
         return "somewhere"
 
-    with pytest.raises(InputError, match=r"the last good checkpoint, of step [123], is kept in somewhere"):
-        _train(series(20), Hooks(keep=keep), epochs=50, batch_tokens=10_000)
+    with pytest.raises(InputError, match=r"the last good checkpoint, of step [0-9]+, is kept in somewhere"):
+        _train(series(20), Hooks(keep=keep), epochs=50)
     assert all(tensor.isfinite().all() for weights in kept for tensor in weights.values())
 
 

@@ -52,11 +52,15 @@ def test_options_are_read_without_torch() -> None:
 
 
 def test_attributes_are_sized_by_what_is_known() -> None:
-    """A power of two above twice the values, lists at their longest, numbers by their mean and spread."""
+    """A power of two well above the values, with less room where there are many; lists at their longest; numbers by
+    their mean and spread.
+    """
     assert fit_categories(["author", "tags"], VIDEOS, "videos.csv") == (
-        CategoricalAttribute("author", 8, 1),
-        CategoricalAttribute("tags", 8, 2),
+        CategoricalAttribute("author", 64, 1),
+        CategoricalAttribute("tags", 64, 2),
     )
+    many = {str(number): {"author": str(number)} for number in range(3000)}
+    assert fit_categories(["author"], many, "videos.csv") == (CategoricalAttribute("author", 16_384, 1),)
     (seconds,) = fit_numbers(["seconds"], VIDEOS, "videos.csv")
     assert (seconds.mean, seconds.scale) == (15.0, 5.0)
 
@@ -73,3 +77,12 @@ def test_an_attribute_that_is_not_there_is_told(fit: Any, name: str, message: st
     """By the file's name, the attribute, and the nearest one that is there."""
     with pytest.raises(InputError, match=message):
         fit([name], VIDEOS, "videos.csv")
+
+
+def test_a_small_log_has_small_batches() -> None:
+    """An epoch has 32 steps, or as many as there are full sequences, however large the batches asked for are."""
+    options = TrainingOptions(batch_tokens=20_000)
+    assert options.tokens_a_batch(200, 1_000_000) == 20_000
+    assert options.tokens_a_batch(200, 64_000) == 2_000
+    assert options.tokens_a_batch(200, 1_000) == 200
+    assert TrainingOptions().tokens_a_batch(200, 1_000_000) == 800
