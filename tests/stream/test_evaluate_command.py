@@ -207,7 +207,7 @@ def test_baselines_stand_in_the_same_table(
     def fit(split: Split, protocol: Protocol, models: Sequence[str], **options: Any) -> list[BaselineLists]:
         asked.update(options, models=models)
         lists = {case.user_id: list(dict.fromkeys((case.video_id, "v0", "v1"))) for case in split.test}
-        return [BaselineLists(model, 0, 1.0, {}, "cpu", lists) for model in models]
+        return [BaselineLists(model, 0, 1.0, {}, "cpu", lists, {}) for model in models]
 
     monkeypatch.setattr("mtgr.evaluation.run.fit_baselines", fit)
     monkeypatch.setattr("mtgr.evaluation.run.check_environment", lambda: None)

@@ -170,9 +170,9 @@ def test_attributes_and_overrides_shape_the_model(log: Path, tmp_path: Path) -> 
     config = open_checkpoint(out).config
     assert (config.n_items, config.spare_items, config.n_layers, config.mask) == (60, 7, 1, "mixed")
     assert config.ranking == ("like",)
-    assert [(one.name, one.size) for one in config.video_categories] == [("author", 8)]
+    assert [(one.name, one.size) for one in config.video_categories] == [("author", 64)]
     assert [(one.name, one.mean) for one in config.video_numbers] == [("seconds", 29.5)]
-    assert [(one.name, one.size) for one in config.user_categories] == [("country", 4)]
+    assert [(one.name, one.size) for one in config.user_categories] == [("country", 32)]
     open_checkpoint(out).load_model()
 
 
