@@ -32,6 +32,7 @@ class StoredEvent(NamedTuple):
     video_id: str | None
     """None for what is known of the user, after which no list is due."""
     watched: bool
+    event_id: str
 
 
 class Arrival(NamedTuple):
@@ -88,6 +89,7 @@ def _stored(record: Any) -> StoredEvent:
         record.timestamp,
         None if isinstance(event, Profile) else event.video_id,
         isinstance(event, Watch),
+        event.event_id,
     )
 
 
@@ -97,11 +99,15 @@ def outcome(
     """Judge the lists, in order of arrival, that serve events from `live_from` (partition to offset) on.
 
     A list covers its user's events up to its trigger; one that covers nothing new, sent a second time, does
-    not count. None if no list serves a live event.
+    not count, and an event sent a second time waits for none. None if no list serves a live event.
     """
     offsets: dict[str, list[int]] = defaultdict(list)
     sent: dict[tuple[int, int], int] = {}
+    known: set[tuple[str, str]] = set()
     for event in sorted(event for event in events if event.video_id is not None):
+        if (event.user_id, event.event_id) in known:
+            continue
+        known.add((event.user_id, event.event_id))
         offsets[event.user_id].append(event.offset)
         sent[event.partition, event.offset] = event.sent_ms
     covered: dict[str, int] = {}

@@ -9,9 +9,17 @@ from stream.demo.ledger import Arrival, StoredEvent, outcome
 
 
 def _event(
-    user: str, offset: int, sent_ms: int, *, partition: int = 0, video_id: str | None = "v"
+    user: str,
+    offset: int,
+    sent_ms: int,
+    *,
+    partition: int = 0,
+    video_id: str | None = "v",
+    event_id: str = "",
 ) -> StoredEvent:
-    return StoredEvent(partition, offset, user, sent_ms, video_id, video_id is not None)
+    return StoredEvent(
+        partition, offset, user, sent_ms, video_id, video_id is not None, event_id or f"{partition}-{offset}"
+    )
 
 
 def _list(
@@ -56,6 +64,14 @@ def test_a_profile_waits_for_no_list() -> None:
     found = outcome(events, [Arrival(_list("u", 1), 2_030.0)], {0: 0})
     assert found is not None
     assert found.median_ms == 30.0
+
+
+def test_an_event_that_comes_twice_waits_for_no_list() -> None:
+    """No list is due after a duplicate, so that the time to the next one is not its wait."""
+    events = [_event("u", 0, 0, event_id="e"), _event("u", 1, 10, event_id="e"), _event("u", 2, 60_000)]
+    found = outcome(events, [Arrival(_list("u", 0), 100), Arrival(_list("u", 2), 60_100)], {0: 0})
+    assert found is not None
+    assert found.p99_ms == 100
 
 
 def test_a_list_that_comes_twice_counts_once() -> None:

@@ -10,11 +10,11 @@ RANKING = ["p1", "p2", "p3", "p4"]
 
 
 def watch(offset: int, sent_ms: int, video_id: str, user: str = "u", partition: int = 0) -> StoredEvent:
-    return StoredEvent(partition, offset, user, sent_ms, video_id, True)
+    return StoredEvent(partition, offset, user, sent_ms, video_id, True, f"{partition}-{offset}")
 
 
 def like(offset: int, sent_ms: int, video_id: str) -> StoredEvent:
-    return StoredEvent(0, offset, "u", sent_ms, video_id, False)
+    return StoredEvent(0, offset, "u", sent_ms, video_id, False, str(offset))
 
 
 def arrival(arrived_ms: float, offset: int, *video_ids: str, user: str = "u", partition: int = 0) -> Arrival:
@@ -79,7 +79,7 @@ def test_only_watches_of_videos_new_to_the_user_count() -> None:
         like(1, 2_000, "b"),
         watch(2, 2_100, "a"),
         watch(3, 2_200, "b"),
-        StoredEvent(0, 4, "u", 2_300, None, False),
+        StoredEvent(0, 4, "u", 2_300, None, False, "p"),
         watch(5, 2_400, "c", user="other"),
         watch(6, 2_500, "d"),
     ]
