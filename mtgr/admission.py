@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mtgr.attributes import unpack_attributes
 from mtgr.config import ModelConfig
 from mtgr.errors import RequestRefused
@@ -10,8 +12,8 @@ from mtgr.history import History
 from mtgr.requests import MAX_SLATE, ListRequest
 
 
-def admit(request: ListRequest, config: ModelConfig) -> History:
-    """The request's history, once it is known that the model can serve it.
+def admit(request: ListRequest, config: ModelConfig) -> tuple[History, dict[str, Any]]:
+    """The request's history and its user's attributes, once it is known that the model can serve it.
 
     Raises RequestRefused for a history that is empty, corrupt or longer than the config's capacity, a profile
     that is corrupt, and a count that no list of its strategy has.
@@ -22,7 +24,7 @@ def admit(request: ListRequest, config: ModelConfig) -> History:
     except ValueError as error:  # UnicodeDecodeError is one
         raise RequestRefused(f"history is corrupt: {error}") from None
     try:
-        unpack_attributes(request.profile)
+        profile = unpack_attributes(request.profile)
     except ValueError as error:
         raise RequestRefused(f"profile is corrupt: {error}") from None
     if not len(history):
@@ -33,7 +35,7 @@ def admit(request: ListRequest, config: ModelConfig) -> History:
         raise RequestRefused(f"count is {request.count}, where at least 1 is wanted")
     if request.strategy == "slate" and request.count > MAX_SLATE:
         raise RequestRefused(f"count is {request.count}, where a slate has at most {MAX_SLATE} videos")
-    return history
+    return history, profile
 
 
 def check_count(count: int, seen: int, videos: int) -> None:

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from mtgr.errors import InputError
-from mtgr.suggestions import did_you_mean
+from mtgr.plain_data import parse_struct
 from schemas.attributes import AttributeName
 
 Name = Annotated[str, Meta(pattern="^[a-z][a-z0-9_-]*$", max_length=64)]
@@ -28,6 +27,13 @@ def capacity(max_events: int) -> int:
     Cutting by many blocks at once, never event by event, is what keeps cached prefixes useful.
     """
     return -(-max_events * 5 // (4 * BLOCK_EVENTS)) * BLOCK_EVENTS
+
+
+def dropped_events(events: int, max_events: int) -> int:
+    """How many of a user's events are dropped by the time that so many have come, cut as `capacity` says."""
+    room = capacity(max_events)
+    at_once = room - max_events
+    return max(0, -(-(events - room) // at_once) * at_once)
 
 
 class DiscreteFeature(Struct, frozen=True, forbid_unknown_fields=True):
@@ -195,7 +201,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     def replace(self, **changes: Any) -> ModelConfig:
         """This config with some fields changed; InputError if the result breaks a bound."""
-        return parse_config({**self.to_dict(), **changes})
+        return parse_config({**self.to_dict(), **msgspec.to_builtins(changes)})
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `parse_config` reads it back."""
@@ -211,11 +217,4 @@ def _names(
 
 def parse_config(data: Mapping[str, Any], source: str = "model config") -> ModelConfig:
     """Read a config from plain data; InputError names the source, the field and what would be right."""
-    known = ModelConfig.__struct_fields__
-    for key in data:
-        if key not in known:
-            raise InputError(f"{source}: unknown key {key!r}{did_you_mean(key, known)}")
-    try:
-        return msgspec.convert(data, ModelConfig)
-    except msgspec.ValidationError as error:
-        raise InputError(f"{source}: {error}") from None
+    return parse_struct(data, ModelConfig, source)

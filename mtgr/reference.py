@@ -14,13 +14,11 @@ from torch import Tensor
 
 from mtgr.additions import encode_additions
 from mtgr.admission import admit, check_count
-from mtgr.attributes import unpack_attributes
 from mtgr.checkpoint import Checkpoint, open_checkpoint
 from mtgr.errors import RequestRefused
 from mtgr.features import RowEncoder, candidate_rows
 from mtgr.history import History
 from mtgr.model.jagged import Layout, length_batches
-from mtgr.model.masks import history_roles
 from mtgr.requests import AddedVideos, ListOutcome, ListRefusal, ListRequest, ListResult, NewVideo
 
 
@@ -94,11 +92,11 @@ class ReferenceRecommender:
         return logits
 
     def _admit(self, place: int, request: ListRequest) -> _Admitted:
-        history = admit(request, self._config)
+        history, profile = admit(request, self._config)
         seen = np.unique(self._catalog.indices(history.video_ids))
         seen = seen[seen < len(self._catalog)]
         check_count(request.count, len(seen), len(self._catalog))
-        return _Admitted(place, request, history, unpack_attributes(request.profile), seen)
+        return _Admitted(place, request, history, profile, seen)
 
     @torch.inference_mode()
     def _lists(self, batch: list[_Admitted]) -> list[tuple[list[int], list[float]]]:
@@ -129,6 +127,5 @@ class ReferenceRecommender:
 
     def _logits(self, rows: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Tensor:
         layout = Layout.of(lengths)
-        roles = history_roles(layout, self._config.recent_events) if self._config.mask == "mixed" else None
-        hidden = self._model(torch.from_numpy(rows), layout, roles)
+        hidden = self._model(torch.from_numpy(rows), layout)
         return self._model.logits(hidden[layout.last], len(self._catalog))

@@ -15,3 +15,7 @@ class SkippedRecords:
     def __call__(self, error: InputError) -> None:
         self.first = self.first or error
         self.count += 1
+
+    def __str__(self) -> str:
+        """What to tell of them, once there are some."""
+        return f"skipped {self.count} records that are no events, the first: {self.first}"

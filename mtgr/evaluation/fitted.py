@@ -10,21 +10,12 @@ from typing import Final
 
 from xxhash import xxh3_64
 
-from mtgr.errors import InputError
 from mtgr.evaluation.baselines import BaselineLists, BaselineOptions, read_lists, run_baselines, write_task
-from mtgr.evaluation.baselines.launch import ENVIRONMENT, OnEvent
-from mtgr.evaluation.protocol import LeaveOneOut, Protocol, Split
+from mtgr.evaluation.baselines.launch import OnEvent
+from mtgr.evaluation.protocol import Protocol, Split
 
 FITS: Final = Path(".baselines/fits")
 """Where lists of fitted baselines are kept, in a folder for each task and length of lists."""
-
-
-def check_environment() -> None:
-    """InputError if the baselines' environment is not there, so that it is told before the work."""
-    if not (ENVIRONMENT / "bin" / "python").exists():
-        raise InputError(
-            f"{ENVIRONMENT}: there is no environment for the baselines; `make baselines` makes it"
-        )
 
 
 def fit_baselines(
@@ -39,15 +30,13 @@ def fit_baselines(
 ) -> list[BaselineLists]:
     """Lists of k videos for the test cases from each of the models, in their order.
 
-    What was fitted on the same split before is taken from `FITS`. times: whether timestamps are times and not
-    only an order. With leave-one-out the models stop by the validation cases, as is usual; with a split by time
-    they learn the validation part too. Raises InputError as `run_baselines` does.
+    What was fitted on the same split before is taken from `FITS`. times: as in `write_task`, which says what the
+    models learn. Raises InputError as `run_baselines` does.
     """
     FITS.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix="task-", dir=FITS))
     try:
-        learn_known = not isinstance(protocol, LeaveOneOut)
-        write_task(work, split, protocol, times=times, learn_known=learn_known)
+        write_task(work, split, protocol, times=times)
         out = FITS / f"{_digest(work)}-{k}"
         options = BaselineOptions(models=tuple(models), seeds=(seed,), k=k)
         run_baselines(work, out, options, on_event)

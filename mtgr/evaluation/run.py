@@ -13,8 +13,9 @@ from msgspec import Meta, Struct
 
 from mtgr.additions import encode_additions
 from mtgr.checkpoint import Checkpoint
+from mtgr.evaluation.baselines.launch import check_environment
 from mtgr.evaluation.evaluation import Evaluation, SystemResult
-from mtgr.evaluation.fitted import check_environment, fit_baselines
+from mtgr.evaluation.fitted import fit_baselines
 from mtgr.evaluation.impressions import HeadResult, impressions_after, judge_heads
 from mtgr.evaluation.popularity import PopularityScorer
 from mtgr.evaluation.protocol import PARTS, Part, Protocol, Split, TimeSplit

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from mtgr.attributes import pack_attributes
 from mtgr.catalog import Catalog
-from mtgr.config import ModelConfig
+from mtgr.config import ModelConfig, dropped_events
 from mtgr.errors import InputError
 from mtgr.evaluation.metrics import NO_ITEM
 from mtgr.evaluation.profiles import ProfileTimeline
@@ -29,11 +29,9 @@ _REQUESTS: Final = 1024  # in one call of a generator
 
 def held_history(history: History, config: ModelConfig) -> History:
     """What a daemon holds after these events: all of them up to the capacity, then cut back by whole blocks."""
-    surplus = len(history) - config.capacity
-    if surplus <= 0:
+    begin = dropped_events(len(history), config.max_events)
+    if not begin:
         return history
-    dropped = config.capacity - config.max_events
-    begin = -(-surplus // dropped) * dropped
     return History(history.records[begin:], history.video_ids[begin:])
 
 

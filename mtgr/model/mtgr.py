@@ -12,7 +12,7 @@ from mtgr.model.embeddings import TokenEmbedding
 from mtgr.model.head import NextItemHead, RankingHead
 from mtgr.model.jagged import Layout
 from mtgr.model.layer import HSTULayer, Sight
-from mtgr.model.masks import Roles, causal_mask, mixed_mask
+from mtgr.model.masks import Roles, causal_mask, history_roles, mixed_mask
 
 
 class MTGR(nn.Module):
@@ -59,9 +59,11 @@ class MTGR(nn.Module):
     ) -> Tensor:
         """Hidden states (T, d_model) of joined sequences; rows: (T, row_width), taken apart by the layout.
 
-        roles: of the T tokens; without them a token sees itself and its past. cold: (T,) bool, as in
+        roles: of the T tokens; without them they are whole histories, under the config's mask. cold: (T,) bool, as in
         `mtgr.model.videos.VideoEmbedding`.
         """
+        if roles is None and self.config.mask == "mixed":
+            roles = history_roles(layout, self.config.recent_events)
         order = layout.positions if roles is None else roles.order
         x, groups, times = self.embeddings(rows, order, cold)
         x = functional.dropout(x, self.dropout, self.training)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from mtgr.admission import admit, check_count
-from mtgr.attributes import unpack_attributes
 from mtgr.checkpoint import Checkpoint
 from mtgr.errors import RequestRefused
 from mtgr.features import RowEncoder
@@ -48,23 +47,26 @@ class PromptBuilder:
         Every request is checked here, since one that fails inside the engine ends it with all the others.
         """
         refusals: dict[int, ListRefusal] = {}
-        admitted: list[tuple[int, History]] = []
+        places: list[int] = []
+        histories: list[History] = []
+        profiles: list[dict[str, Any]] = []
         for place, request in enumerate(requests):
             try:
-                admitted.append((place, admit(request, self._config)))
+                history, profile = admit(request, self._config)
             except RequestRefused as error:
                 refusals[place] = refusal(error)
+            else:
+                places.append(place)
+                histories.append(history)
+                profiles.append(profile)
 
         import torch
 
-        encoded = self._encoder.encode_batch(
-            [history for _, history in admitted],
-            [unpack_attributes(requests[place].profile) for place, _ in admitted],
-        )
+        encoded = self._encoder.encode_batch(histories, profiles)
         rows = torch.from_numpy(encoded.rows)
         prompts = []
         end = 0
-        for (place, history), length in zip(admitted, encoded.lengths.tolist(), strict=True):
+        for place, history, length in zip(places, histories, encoded.lengths.tolist(), strict=True):
             begin, end = end, end + length
             seen = np.unique(encoded.token_ids[begin + 1 : end])
             seen = seen[seen < len(self._catalog)]

@@ -9,9 +9,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from mtgr.errors import InputError
 from mtgr.evaluation.targets import Target
-from mtgr.suggestions import did_you_mean
+from mtgr.plain_data import parse_struct
 from mtgr.training.feedback import Feedback
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -128,11 +127,4 @@ class TrainingOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 def parse_options(data: Mapping[str, Any], source: str = "training options") -> TrainingOptions:
     """Read options from plain data; InputError names the source, the field and what would be right."""
-    known = TrainingOptions.__struct_fields__
-    for key in data:
-        if key not in known:
-            raise InputError(f"{source}: unknown key {key!r}{did_you_mean(key, known)}")
-    try:
-        return msgspec.convert(data, TrainingOptions)
-    except msgspec.ValidationError as error:
-        raise InputError(f"{source}: {error}") from None
+    return parse_struct(data, TrainingOptions, source)

@@ -19,7 +19,6 @@ from mtgr.evaluation.protocol import Case
 from mtgr.evaluation.served import held_history
 from mtgr.features import RowEncoder
 from mtgr.model.jagged import Layout, length_batches
-from mtgr.model.masks import history_roles
 from mtgr.model.mtgr import MTGR
 
 LIST_LENGTH: Final = 10
@@ -93,11 +92,9 @@ class HeldOutCases:
     @torch.no_grad()
     def of_model(self, model: MTGR) -> Accuracy:
         """The accuracy of a model that lies on the device."""
-        mixed = self._config.mask == "mixed"
 
         def logits(batch: _Batch) -> Tensor:
-            roles = history_roles(batch.layout, self._config.recent_events) if mixed else None
-            return model.logits(model(batch.rows, batch.layout, roles)[batch.layout.last]).float()
+            return model.logits(model(batch.rows, batch.layout)[batch.layout.last]).float()
 
         was_training = model.training
         model.eval()

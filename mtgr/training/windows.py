@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mtgr.catalog import Catalog
-from mtgr.config import ModelConfig
+from mtgr.config import ModelConfig, dropped_events
 from mtgr.evaluation.targets import Target, is_target
 from mtgr.features import RowEncoder
 from mtgr.history import WATCH, History
@@ -185,17 +185,16 @@ class _Labels:
 
 
 def _cuts(events: int, config: ModelConfig) -> Iterator[_Cut]:
-    dropped = config.capacity - config.max_events
     if config.mask == "mixed":
         end = events - 1
         while end >= 0:
-            # as many as the daemon holds then
-            begin = max(0, -(-(end - config.capacity) // dropped) * dropped)
+            begin = dropped_events(end, config.max_events)
             first = end - config.recent_events + 1 if end > config.recent_events else 0
             first = max(first, begin + 1) if begin else first
             yield _Cut(begin, end, first, min(events, end + config.recent_events))
             end = first - 1
         return
+    dropped = config.capacity - config.max_events
     stride = dropped * max(1, config.capacity // (2 * dropped))
     begin = 0
     while True:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Final, get_args
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mtgr.attributes import pack_attributes
 from mtgr.checkpoint import Checkpoint, open_checkpoint
@@ -25,7 +23,7 @@ from mtgr.evaluation.run import CheckpointEvaluation, EvaluationOptions, Lists
 from mtgr.evaluation.targets import Target
 from mtgr.requests import NewVideo
 from mtgr.training.log import EventLog
-from stream.consoles import table_console
+from stream.consoles import counting_bar, table_console
 from stream.numbers import FiniteFloatRange
 from stream.observability import configure_logging
 from stream.settings import LogSettings
@@ -204,7 +202,7 @@ def _read_log(
     skipped = SkippedRecords()
     log = EventLog.collect(read_events(files, columns, skipped if skip_invalid else None))
     if skipped.count:
-        _say(f"skipped {skipped.count} records that are no events, the first: {skipped.first}")
+        _say(str(skipped))
     for user, known in attributes.items():
         log.profiles.know(user, known)
     return log
@@ -231,17 +229,7 @@ def _tell(prepared: CheckpointEvaluation, checkpoint: Checkpoint, videos: Path |
 @contextmanager
 def _progress(name: str, cases: int) -> Iterator[OnProgress]:
     """A bar on a terminal, nothing elsewhere: what is waited for is told by the tables."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
+    with counting_bar() as bar:
         task = bar.add_task(name, total=cases)
         yield lambda done: bar.update(task, completed=done)
 

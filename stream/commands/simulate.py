@@ -14,10 +14,9 @@ from typing import BinaryIO
 import click
 import msgspec
 from msgspec.structs import replace
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mtgr.simulator import Simulation, describe_users, describe_videos, simulate
+from stream.consoles import counting_bar
 
 _DEFAULT = Simulation()
 _BATCH_EVENTS = 4_096
@@ -72,20 +71,11 @@ def command(
     if described is not None:
         with _opened(described) as file:
             file.write(msgspec.json.Encoder().encode_lines(list(describe_videos(simulation))))
-    console = Console(stderr=True)
     begun = perf_counter()
-    progress = Progress(
-        TextColumn("events"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    progress = counting_bar()
     encode = msgspec.json.Encoder().encode_lines
     with _opened(out) as file, progress:
-        task = progress.add_task("", total=events)
+        task = progress.add_task("events", total=events)
         if profiles:
             file.write(encode(list(describe_users(simulation))))
         batch = []

@@ -245,7 +245,5 @@ def command(
         out, name or preset_name, trained.config, trained.catalog, trained.model.state_dict()
     )
     if skipped.count:
-        click.echo(
-            f"skipped {skipped.count} records that are no events, the first: {skipped.first}", err=True
-        )
+        click.echo(str(skipped), err=True)
     print_report(trained, options.target, f"{out} ({checkpoint.name}, version {checkpoint.version})", run)

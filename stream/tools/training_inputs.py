@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import msgspec
 
 from mtgr.config import ModelConfig, parse_config
 from mtgr.datasets import SkippedRecords, parse_mapping, read_events
@@ -63,8 +62,8 @@ def with_video_attributes(
     if file is None:
         raise click.UsageError("--video-categories and --video-numbers need --videos FILE")
     return config.replace(
-        video_categories=msgspec.to_builtins(fit_categories(categories, described, str(file))),
-        video_numbers=msgspec.to_builtins(fit_numbers(numbers, described, str(file))),
+        video_categories=fit_categories(categories, described, str(file)),
+        video_numbers=fit_numbers(numbers, described, str(file)),
     )
 
 
@@ -83,8 +82,8 @@ def with_user_attributes(
     described |= {user: last for user in log.histories if (last := log.profiles.at(user, _LATEST))}
     source = "the profiles of the events" if file is None else str(file)
     return config.replace(
-        user_categories=msgspec.to_builtins(fit_categories(categories, described, source)),
-        user_numbers=msgspec.to_builtins(fit_numbers(numbers, described, source)),
+        user_categories=fit_categories(categories, described, source),
+        user_numbers=fit_numbers(numbers, described, source),
     )
 
 

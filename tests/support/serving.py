@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +108,7 @@ def list_request(
 
 def assert_same_lists(got: Sequence[ListOutcome], wanted: Sequence[ListOutcome]) -> None:
     """Same videos in the same order with the same scores; videos may change places only where they tie."""
-    assert len(got) == len(wanted)
-    for ours, theirs in zip(got, wanted, strict=True):
-        if not isinstance(theirs, ListResult):
-            assert ours == theirs
-            continue
-        assert isinstance(ours, ListResult), ours
-        assert len(ours.video_ids) == len(set(ours.video_ids)) == len(theirs.video_ids)
-        assert ours.sequence_length == theirs.sequence_length
+    for ours, theirs in _alike(got, wanted):
         worst = max(abs(a - b) for a, b in zip(ours.scores, theirs.scores, strict=True))
         assert worst < TOLERANCE, f"scores differ by {worst}"
         score_of = dict(zip(theirs.video_ids, theirs.scores, strict=True))
@@ -126,6 +119,17 @@ def assert_same_lists(got: Sequence[ListOutcome], wanted: Sequence[ListOutcome])
 
 def assert_same_slates(got: Sequence[ListOutcome], wanted: Sequence[ListOutcome]) -> None:
     """Same videos in the same order with the same scores, as far as none of them ties with another."""
+    for ours, theirs in _alike(got, wanted):
+        for place, (one, other) in enumerate(zip(ours.scores, theirs.scores, strict=True)):
+            assert abs(one - other) < TOLERANCE, f"scores at place {place} are {one} and {other}"
+            if ours.video_ids[place] != theirs.video_ids[place]:
+                break  # either may be first, and what follows depends on it
+
+
+def _alike(
+    got: Sequence[ListOutcome], wanted: Sequence[ListOutcome]
+) -> Iterator[tuple[ListResult, ListResult]]:
+    """The pairs of lists, once they are as long and of as long sequences; refusals must be equal."""
     assert len(got) == len(wanted)
     for ours, theirs in zip(got, wanted, strict=True):
         if not isinstance(theirs, ListResult):
@@ -134,7 +138,4 @@ def assert_same_slates(got: Sequence[ListOutcome], wanted: Sequence[ListOutcome]
         assert isinstance(ours, ListResult), ours
         assert len(ours.video_ids) == len(set(ours.video_ids)) == len(theirs.video_ids)
         assert ours.sequence_length == theirs.sequence_length
-        for place, (one, other) in enumerate(zip(ours.scores, theirs.scores, strict=True)):
-            assert abs(one - other) < TOLERANCE, f"scores at place {place} are {one} and {other}"
-            if ours.video_ids[place] != theirs.video_ids[place]:
-                break  # either may be first, and what follows depends on it
+        yield ours, theirs

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from mtgr.errors import InputError
-from mtgr.evaluation.protocol import Case, Protocol, Split
+from mtgr.evaluation.protocol import Case, LeaveOneOut, Protocol, Split
 from mtgr.evaluation.targets import Target, is_target
 from mtgr.history import History
 
@@ -64,21 +64,28 @@ class BaselineLists(Struct, frozen=True):
     facts: dict[str, Any]
 
 
-def write_task(directory: Path, split: Split, protocol: Protocol, *, times: bool, learn_known: bool) -> None:
-    """Write a split as the runner reads it.
+def check_environment(environment: Path = ENVIRONMENT) -> Path:
+    """The Python of the baselines' environment; InputError if it is not there, so that it is told before the work."""
+    python = environment / "bin" / "python"
+    if not python.exists():
+        raise InputError(f"{python}: there is no environment for the baselines; `make baselines` makes it")
+    return python
 
-    times: whether timestamps are times and not only an order. learn_known: whether the final models learn the
-    validation part too, for as many epochs as did best before; else they stop where the validation cases are
-    predicted no better.
+
+def write_task(directory: Path, split: Split, protocol: Protocol, *, times: bool) -> None:
+    """Write a split as the runner reads it; times: whether timestamps are times and not only an order.
+
+    With leave-one-out the models stop where the validation cases are predicted no better, as is usual; with a
+    split by time the best settings learn the validation part too, for as many epochs as did best before.
     """
     import polars as pl  # it takes longer to import than all the rest
 
     directory.mkdir(parents=True, exist_ok=True)
-    if learn_known:
+    if isinstance(protocol, LeaveOneOut):
+        _interactions(split.training, protocol.target).write_parquet(directory / "training.parquet")
+    else:
         _interactions(split.known, protocol.target).write_parquet(directory / "training.parquet")
         _interactions(split.training, protocol.target).write_parquet(directory / "selection.parquet")
-    else:
-        _interactions(split.training, protocol.target).write_parquet(directory / "training.parquet")
     validation = _cases(split.validation, protocol.target)
     targets = pl.Series("target", [case.video_id for case in split.validation], pl.String)
     validation.with_columns(targets).write_parquet(directory / "validation.parquet")
@@ -98,9 +105,7 @@ def run_baselines(
 
     Raises InputError if the environment is not there, or the runner fails.
     """
-    python = environment / "bin" / "python"
-    if not python.exists():
-        raise InputError(f"{python}: there is no environment for the baselines; `make baselines` makes it")
+    python = check_environment(environment)
     if unknown := [model for model in options.models if model not in MODELS]:
         raise InputError(f"baseline {unknown[0]!r} is not known; known are {', '.join(MODELS)}")
     command = [

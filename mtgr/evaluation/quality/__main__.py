@@ -10,22 +10,20 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 from rich.console import Console
 
 from mtgr.errors import InputError
-from mtgr.evaluation.baselines.launch import ENVIRONMENT
+from mtgr.evaluation.baselines.launch import check_environment
 from mtgr.evaluation.quality.baselines import baselines_of, run_baseline_systems, seeds_of
 from mtgr.evaluation.quality.data_sets import DATA_SETS, data_set
-from mtgr.evaluation.quality.jobs import Task, run_task
+from mtgr.evaluation.quality.jobs import Device, Task, run_task
 from mtgr.evaluation.quality.prepared import prepare, read_prepared
 from mtgr.evaluation.quality.rendering import BASELINES, render
 from mtgr.evaluation.quality.runs import read_runs, run_path, save_run
 from mtgr.evaluation.quality.variants import OURS, VARIANTS
-
-Device = Literal["auto", "cpu", "cuda"]
 
 
 class Wanted(NamedTuple):
@@ -120,11 +118,11 @@ def main(
 
 def _check_baselines(wanted: Wanted) -> None:
     """InputError if baselines are to be fitted and their environment is not there: before the work, not after."""
-    if any(True for _ in _missing_baselines(wanted)) and not (ENVIRONMENT / "bin" / "python").exists():
-        raise InputError(
-            f"{ENVIRONMENT}: there is no environment for the baselines; `make baselines` makes it, "
-            f"and --systems {OURS} does without"
-        )
+    if any(True for _ in _missing_baselines(wanted)):
+        try:
+            check_environment()
+        except InputError as error:
+            raise InputError(f"{error}, and --systems {OURS} does without") from None
 
 
 def _missing(wanted: Wanted) -> Iterator[Task]:
@@ -169,9 +167,8 @@ def _run_baselines(wanted: Wanted, console: Console) -> None:
         )
         for run in runs:
             save_run(wanted.work, run)
-            best = sum(1 <= rank <= 10 for rank in run.ranks) / len(run.ranks)
             console.print(
-                f"{name} {run.system} seed {run.seed}: HR@10 {best:.4f}, fitted in {run.seconds:,.0f} s"
+                f"{name} {run.system} seed {run.seed}: HR@10 {run.hit_rate:.4f}, fitted in {run.seconds:,.0f} s"
             )
 
 
@@ -193,10 +190,9 @@ def _run_all(tasks: Sequence[Task], work: Path, jobs: int, console: Console) -> 
             task = waiting[done]
             run = done.result()
             save_run(work, run)
-            best = sum(1 <= rank <= 10 for rank in run.ranks) / len(run.ranks)
             console.print(
                 f"{place} of {len(tasks)} after {time.monotonic() - began:,.0f} s: {task.data_set} {task.system} "
-                f"seed {task.seed}: HR@10 {best:.4f} in {run.seconds:,.0f} s"
+                f"seed {task.seed}: HR@10 {run.hit_rate:.4f} in {run.seconds:,.0f} s"
             )
 
 

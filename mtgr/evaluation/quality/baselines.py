@@ -12,7 +12,7 @@ import numpy as np
 from mtgr.evaluation.baselines import BaselineLists, BaselineOptions, read_lists, run_baselines, write_task
 from mtgr.evaluation.baselines.launch import ENVIRONMENT, OnEvent
 from mtgr.evaluation.evaluation import Evaluation
-from mtgr.evaluation.protocol import LeaveOneOut, Split
+from mtgr.evaluation.protocol import Split
 from mtgr.evaluation.quality.data_sets import DataSet, Loaded
 from mtgr.evaluation.quality.ours import COLD_ITEMS, cases_digest
 from mtgr.evaluation.quality.rendering import NEEDS_TIMES
@@ -53,14 +53,12 @@ def run_baseline_systems(
 ) -> Iterator[Run]:
     """Fit baselines and rank the test cases by them; what `work` holds already is not fitted again.
 
-    search: whether settings are searched again; else those of `SEARCHED` are taken where there are some. With
-    leave-one-out the models stop by the validation cases, as is usual; with a split by time the best settings
-    learn the validation part too, as ours do. Raises InputError as `run_baselines` does.
+    search: whether settings are searched again; else those of `SEARCHED` are taken where there are some.
+    `write_task` says what the models learn. Raises InputError as `run_baselines` does.
     """
     split = chosen.protocol.split(loaded.log)
     task, out = work / "task", work / "fits"
-    learn_known = not isinstance(chosen.protocol, LeaveOneOut)
-    write_task(task, split, chosen.protocol, times=chosen.times, learn_known=learn_known)
+    write_task(task, split, chosen.protocol, times=chosen.times)
     known = [] if search else _take_searched(chosen.name, names, out)
     for searched, group in ((False, known), (True, [name for name in names if name not in known])):
         if group:

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
-from mtgr.config import CategoricalAttribute, ModelConfig, NumericAttribute
+from mtgr.config import ModelConfig
 from mtgr.datasets import parse_mapping, read_attributes, read_events
 from mtgr.errors import InputError
 from mtgr.evaluation.protocol import LeaveOneOut, Protocol, TimeSplit
@@ -151,17 +149,13 @@ def load(chosen: DataSet, data: Path) -> Loaded:
     videos = _read(folder, chosen.videos)
     users = _read(folder, chosen.users) if chosen.users is not None else {}
     config = preset(chosen.preset).replace(
-        video_categories=_plain(fit_categories(chosen.videos.categories, videos, chosen.videos.name)),
-        video_numbers=_plain(fit_numbers(chosen.videos.numbers, videos, chosen.videos.name)),
+        video_categories=fit_categories(chosen.videos.categories, videos, chosen.videos.name),
+        video_numbers=fit_numbers(chosen.videos.numbers, videos, chosen.videos.name),
         user_categories=(
-            _plain(fit_categories(chosen.users.categories, users, chosen.users.name)) if chosen.users else []
+            fit_categories(chosen.users.categories, users, chosen.users.name) if chosen.users else ()
         ),
     )
     return Loaded(log, videos, users, config)
-
-
-def _plain(features: tuple[CategoricalAttribute, ...] | tuple[NumericAttribute, ...]) -> Any:
-    return msgspec.to_builtins(features)
 
 
 def _read(folder: Path, file: AttributeFile) -> Mapping[str, Mapping[str, Any]]:

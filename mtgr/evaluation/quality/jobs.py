@@ -30,6 +30,7 @@ def _loaded(prepared: Path) -> Loaded:
 
 
 def run_task(task: Task) -> Run:
+    """Do a job in this process, with its share of the threads."""
     import torch
 
     from mtgr.evaluation.quality.ours import run_ours

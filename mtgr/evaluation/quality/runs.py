@@ -40,6 +40,11 @@ class Run(Struct, frozen=True, kw_only=True):
     settings: dict[str, Any]
     facts: dict[str, Any] = {}
 
+    @property
+    def hit_rate(self) -> float:
+        """HR@10: the share of the cases whose target is among the best 10."""
+        return sum(1 <= rank <= 10 for rank in self.ranks) / len(self.ranks)
+
 
 def run_path(directory: Path, data_set: str, system: str, seed: int) -> Path:
     """Where a run is kept."""

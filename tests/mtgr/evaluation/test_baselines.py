@@ -54,7 +54,7 @@ def _environment(directory: Path, script: str) -> Path:
 def test_a_task_holds_no_target_of_the_test(protocol: Protocol, tmp_path: Path) -> None:
     """Neither as a target nor among what is learnt or known: a baseline cannot see what it is to predict."""
     split = protocol.split(_log())
-    write_task(tmp_path, split, protocol, times=True, learn_known=not isinstance(protocol, LeaveOneOut))
+    write_task(tmp_path, split, protocol, times=True)
     cases = pl.read_parquet(tmp_path / "test.parquet")
     assert "target" not in cases.columns
     assert cases["user"].to_list() == [case.user_id for case in split.test]
@@ -68,7 +68,7 @@ def test_a_task_tells_the_kind_of_event_that_is_predicted(tmp_path: Path) -> Non
     """Long views weigh 1 and what was skipped 0, in what is learnt as in what is known of a case."""
     protocol = TimeSplit(cut_ms=4_000, target="long-view", validation_days=2_000 / 86_400_000)
     split = protocol.split(_log())
-    write_task(tmp_path, split, protocol, times=True, learn_known=True)
+    write_task(tmp_path, split, protocol, times=True)
     learnt = pl.read_parquet(tmp_path / "training.parquet").filter(pl.col("user") == "user-0")
     assert learnt.sort("time_ms")["weight"].to_list() == [0, 1, 0, 1]
     assert pl.read_parquet(tmp_path / "test.parquet")["weights"].to_list()[0] == [0, 1, 0, 1]
@@ -131,7 +131,7 @@ def test_rectools_recommends_new_videos_by_all_models(tmp_path: Path) -> None:
     """In the real environment: lists of videos, each once, without what was seen, and what is told of them."""
     protocol = LeaveOneOut()
     split = protocol.split(_log(users=24, videos=12))
-    write_task(tmp_path / "task", split, protocol, times=True, learn_known=False)
+    write_task(tmp_path / "task", split, protocol, times=True)
     events: list[dict[str, Any]] = []
     options = BaselineOptions(models=MODELS, seeds=(3,), k=5, device="cpu", fit_seconds=1.0)
     environment = _PROJECT / ENVIRONMENT

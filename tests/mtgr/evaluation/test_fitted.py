@@ -9,7 +9,8 @@ import pytest
 from events import watch
 
 from mtgr.errors import InputError
-from mtgr.evaluation.fitted import ENVIRONMENT, FITS, check_environment, fit_baselines
+from mtgr.evaluation.baselines.launch import ENVIRONMENT, check_environment
+from mtgr.evaluation.fitted import FITS, fit_baselines
 from mtgr.evaluation.protocol import LeaveOneOut, Protocol, TimeSplit
 from mtgr.training.log import EventLog
 
