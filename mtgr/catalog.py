@@ -6,6 +6,7 @@ videos that join while the model is served, then the buckets that all other vide
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -91,8 +92,7 @@ class Catalog:
 
     def indices(self, video_ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """The index of each video, as `index` gives it: (n,) int64."""
-        get = self._index_of.get
-        found = np.fromiter((get(video_id, -1) for video_id in video_ids), np.int64, len(video_ids))
+        found = np.array(list(map(self._index_of.get, video_ids, itertools.repeat(-1))), np.int64)
         for place in np.flatnonzero(found < 0).tolist():
             found[place] = self.bucket(video_ids[place])
         return found

@@ -113,7 +113,7 @@ class RowEncoder:
         self._config: Final = config
         self._catalog: Final = catalog
         self._users: Final = AttributeEncoder(config.user_categories, config.user_numbers)
-        self._profile_lanes: Final = bool(self._users.columns or self._users.number_columns)
+        self._has_profile_lanes: Final = bool(self._users.columns or self._users.number_columns)
 
     def encode(self, history: History, profile: Mapping[str, Any] | None = None) -> EncodedHistories:
         """The rows of one user: n events give n + 1 rows; `profile` holds the user's attributes."""
@@ -123,53 +123,61 @@ class RowEncoder:
         self, histories: Sequence[History], profiles: Sequence[Mapping[str, Any]] | None = None
     ) -> EncodedHistories:
         """The rows of several users in one go, joined in the order given; no profiles: nothing is known of them."""
-        config = self._config
         counts = np.array([len(history) for history in histories], np.int64)
         lengths = counts + 1
         total = int(lengths.sum())
-        rows = np.zeros((total, config.row_width), np.float32)
-        token_ids = np.full(total, config.profile_id, np.int64)
-        if self._profile_lanes and profiles is not None:
-            self._write_profiles(rows, np.cumsum(lengths) - lengths, profiles)
+        firsts = np.cumsum(lengths) - lengths
+        rows = np.zeros((total, self._config.row_width), np.float32)
+        token_ids = np.full(total, self._config.profile_id, np.int64)
+        if profiles is not None:
+            rows[firsts] = self.encode_profiles(profiles)
         if not counts.any():
             return EncodedHistories(rows, token_ids, lengths)
 
         records = np.concatenate([history.records for history in histories])
         starts = (np.cumsum(counts) - counts)[counts > 0]
         is_event = np.ones(total, np.bool_)
-        is_event[np.cumsum(lengths) - lengths] = False
-        videos = self._catalog.indices([video for history in histories for video in history.video_ids])
-        token_ids[is_event] = videos
-
-        lanes = np.zeros((len(records), config.row_width), np.float32)
-        lanes[:, GROUP_LANE] = EVENT
-        write_video(lanes, videos)
-        if config.time_bias:
-            _write_bytes(lanes, TIME_LANE, TIME_LANES, records["timestamp_ms"] // 1000)
-        lane = config.feature_lane
-        for discrete in config.discrete:
-            _write_bytes(lanes, lane, discrete.lanes, _DISCRETE[discrete.name][1](records).astype(np.int64))
-            lane += discrete.lanes
-        for number in config.continuous:
-            lanes[:, lane] = _CONTINUOUS[number.name](records, starts)
-            lane += 1
-        rows[is_event] = lanes
+        is_event[firsts] = False
+        rows[is_event], token_ids[is_event] = self.encode_events(
+            records, [video for history in histories for video in history.video_ids], starts
+        )
         return EncodedHistories(rows, token_ids, lengths)
 
-    def _write_profiles(
-        self,
-        rows: npt.NDArray[np.float32],
-        places: npt.NDArray[np.int64],
-        profiles: Sequence[Mapping[str, Any]],
-    ) -> None:
+    def encode_events(
+        self, records: Records, video_ids: Sequence[str], starts: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The rows (n, lanes) and item indices (n,) of events of several users, joined.
+
+        starts: where the events of a user begin. What stands there has no event before it to be a gap from.
+        """
+        config = self._config
+        indices = self._catalog.indices(video_ids)
+        rows = np.zeros((len(records), config.row_width), np.float32)
+        rows[:, GROUP_LANE] = EVENT
+        write_video(rows, indices)
+        if config.time_bias:
+            _write_bytes(rows, TIME_LANE, TIME_LANES, records["timestamp_ms"] // 1000)
+        lane = config.feature_lane
+        for discrete in config.discrete:
+            _write_bytes(rows, lane, discrete.lanes, _DISCRETE[discrete.name][1](records).astype(np.int64))
+            lane += discrete.lanes
+        for number in config.continuous:
+            rows[:, lane] = _CONTINUOUS[number.name](records, starts)
+            lane += 1
+        return rows, indices
+
+    def encode_profiles(self, profiles: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float32]:
+        """The rows (n, lanes) of users of whom so much is known."""
+        rows = np.zeros((len(profiles), self._config.row_width), np.float32)
+        if not self._has_profile_lanes:
+            return rows
         ids, numbers = self._users.encode_all(profiles)
         lane = self._config.feature_lane
-        lanes = np.zeros((len(places), rows.shape[1]), np.float32)
         for column in range(ids.shape[1]):
-            _write_bytes(lanes, lane, CATEGORY_LANES, ids[:, column])
+            _write_bytes(rows, lane, CATEGORY_LANES, ids[:, column])
             lane += CATEGORY_LANES
-        lanes[:, lane : lane + numbers.shape[1]] = numbers
-        rows[places] = lanes
+        rows[:, lane : lane + numbers.shape[1]] = numbers
+        return rows
 
 
 def write_video(rows: npt.NDArray[np.float32], items: npt.NDArray[np.int64]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -71,6 +73,15 @@ def pack_event(event: Interaction, digest: bytes, video: bytes) -> bytes:
     return _pack(digest, event.timestamp_ms, len(video), code, detail, 0.0, 0.0, 0.0)
 
 
+def split_ids(videos: bytes | bytearray | memoryview, ends: Sequence[int]) -> list[str]:
+    """The ids whose UTF-8 is joined in `videos`, of which each ends at the byte named; UnicodeDecodeError for none."""
+    starts = itertools.chain((0,), ends)
+    if (joined := bytes(videos)).isascii():  # as nearly all are, and then one decoding does
+        text = joined.decode()
+        return [text[start:end] for start, end in zip(starts, ends, strict=False)]
+    return [joined[start:end].decode() for start, end in zip(starts, ends, strict=False)]
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """Events of one user in the order they were folded in.
@@ -96,13 +107,7 @@ class History:
         ends = np.cumsum(table["video_id_bytes"], dtype=np.int64).tolist()
         if (ends[-1] if ends else 0) != len(videos):
             raise ValueError(f"videos: {len(videos)} bytes, where the records want {ends[-1] if ends else 0}")
-        text = bytes(videos)
-        start = 0
-        ids = []
-        for end in ends:
-            ids.append(text[start:end].decode())
-            start = end
-        return cls(table, ids)
+        return cls(table, split_ids(videos, ends))
 
     @classmethod
     def from_events(cls, events: list[Interaction]) -> History:
