@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from vllm.v1.attention.backend import (
@@ -42,15 +44,34 @@ class SiluAttentionMetadataBuilder(AttentionMetadataBuilder):  # type: ignore[mi
     ) -> SiluAttentionMetadata:
         """Cut the step's queries into tiles."""
         common = common_attn_metadata
-        groups = plan_tiles(
-            common.query_start_loc_cpu[: common.num_reqs + 1].numpy(),
-            common.seq_lens[: common.num_reqs].cpu().numpy(),
-            common.block_table_tensor[: common.num_reqs].cpu().numpy(),
+        requests = common.num_reqs
+        return attention_metadata(
+            common.query_start_loc_cpu[: requests + 1].numpy(),
+            common.seq_lens[:requests].cpu().numpy(),
+            common.block_table_tensor[:requests],
             block_size=self._block_size,
             heads=self._heads,
-            device=self.device,
         )
-        return SiluAttentionMetadata(common.num_actual_tokens, groups)
+
+
+def attention_metadata(
+    query_starts: npt.NDArray[np.int32],
+    lengths: npt.NDArray[np.int32],
+    block_table: Tensor,
+    *,
+    block_size: int,
+    heads: int,
+) -> SiluAttentionMetadata:
+    """What the layers of a step share, which is made once; arguments as of `mtgr.kernels.paged.PagedStep`."""
+    groups = plan_tiles(
+        query_starts,
+        lengths,
+        block_table.cpu().numpy(),
+        block_size=block_size,
+        heads=heads,
+        device=block_table.device,
+    )
+    return SiluAttentionMetadata(int(query_starts[-1]), groups)
 
 
 class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
