@@ -63,7 +63,8 @@ class TrainingLoop:
         self._outcome: Final = OutcomeLoss()
         self._rate: Final = options.peak_rate(model.config.d_model)
         self._optimizer: Final = adamw(model, options, self._rate)
-        self._averages: Final = AveragedWeights(model, options.ema) if options.ema is not None else None
+        decay = options.average_decay
+        self._averages: Final = AveragedWeights(model, decay) if decay is not None else None
         self._bfloat16: Final = options.precision == "bfloat16" or (
             options.precision == "auto" and device.type == "cuda"
         )
@@ -298,7 +299,7 @@ class TrainingLoop:
         for number, moments in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
         if self._averages is not None:
-            tensors |= {f"averages.{name}": tensor for name, tensor in self._averages.values.items()}
+            tensors |= {f"averages.{name}": tensor for name, tensor in self._averages.values().items()}
         if self.best is not None:
             tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
         self._hooks.run.save(self.state, tensors)
@@ -319,6 +320,5 @@ class TrainingLoop:
             moments.setdefault(int(number), {})[name] = tensor
         self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
         if self._averages is not None:
-            for name, tensor in part("averages.").items():
-                self._averages.values[name].copy_(tensor)
+            self._averages.restore(part("averages."))
         self.best = part("best.") or None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
@@ -17,6 +17,7 @@ from mtgr.training.options import TrainingOptions
 _BETAS: Final = (0.9, 0.98)  # the gradients of rare videos' embeddings are forgotten sooner than by 0.999
 _WARM_UP_SHARE: Final = 0.1  # of the steps, where these are few
 _FINAL_SHARE: Final = 0.01  # of the peak learning rate, at the end
+_DECAY_WARM_UP: Final = 10  # steps: an average over t steps looks back over a tenth of them at most
 
 
 def adamw(model: nn.Module, options: TrainingOptions, rate: float) -> torch.optim.AdamW:
@@ -61,20 +62,35 @@ def learning_rate(options: TrainingOptions, peak: float, step: int, steps: int, 
 
 
 class AveragedWeights:
-    """An exponential moving average of a model's parameters (Polyak & Juditsky 1992)."""
+    """An exponential moving average of a model's parameters (Polyak & Juditsky 1992).
+
+    average(t) = d(t) * average(t - 1) + (1 - d(t)) * parameters(t), with d(t) = min(decay, t / (t + 10)): the decay
+    itself warms up, as in TensorFlow's ExponentialMovingAverage, so that the first, random weights do not linger.
+    """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
+        """The model lies on its device already, and keeps its parameters' tensors."""
         self._decay: Final = decay
-        self._parameters: Final = dict(model.named_parameters())
-        self.values: Final = {name: p.detach().clone() for name, p in self._parameters.items()}
+        parameters = dict(model.named_parameters())
+        self._names: Final = list(parameters)
+        self._parameters: Final = [parameter.detach() for parameter in parameters.values()]
+        self._averages: Final = [parameter.clone() for parameter in self._parameters]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the parameters after a step, from 1; the first ones are forgotten sooner."""
-        decay = min(self._decay, step / (step + 10))
-        torch._foreach_lerp_(
-            list(self.values.values()), [p.detach() for p in self._parameters.values()], 1.0 - decay
-        )
+        """Take in the parameters after a step, from 1."""
+        decay = min(self._decay, step / (step + _DECAY_WARM_UP))
+        torch._foreach_lerp_(self._averages, self._parameters, 1.0 - decay)
+
+    def values(self) -> dict[str, Tensor]:
+        """The averages themselves, by the parameters' names."""
+        return dict(zip(self._names, self._averages, strict=True))
+
+    @torch.no_grad()
+    def restore(self, values: Mapping[str, Tensor]) -> None:
+        """Go on from saved averages; from the parameters as they are now where none were saved."""
+        found = [values[name] for name in self._names] if values else self._parameters
+        torch._foreach_copy_(self._averages, found)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -87,7 +103,6 @@ class AveragedWeights:
 
     @torch.no_grad()
     def _swap(self) -> None:
-        for name, parameter in self._parameters.items():
-            held: Tensor = parameter.detach().clone()
-            parameter.copy_(self.values[name])
-            self.values[name].copy_(held)
+        held = [parameter.clone() for parameter in self._parameters]
+        torch._foreach_copy_(self._parameters, self._averages)
+        torch._foreach_copy_(self._averages, held)

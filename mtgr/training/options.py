@@ -84,8 +84,9 @@ class TrainingOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     """Of tokens and of what each layer adds; none, as short trainings do not see a log often enough to learn it
     by heart."""
-    ema: Annotated[float, Meta(gt=0, lt=1)] | None = None
-    """Decay of a moving average of the weights, which then is what is validated and kept."""
+    average_decay: Annotated[float, Meta(gt=0, lt=1)] | None = None
+    """Decay of an exponential moving average of the weights, which then is what is validated and kept: 0.998 looks
+    back over some 500 steps. Without it the weights are taken as the last step left them."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """bfloat16 computes the layers in it, with weights, norms and logits in float32; auto does so on CUDA."""
 

@@ -150,8 +150,12 @@ class _Stopped(click.ClickException):
 @click.option("--dropout", type=FiniteFloatRange(min=0, max=1, max_open=True), metavar="SHARE")
 @click.option("--weight-decay", type=FiniteFloatRange(min=0), metavar="RATE")
 @click.option(
+    "--average-decay", type=FiniteFloatRange(min=0, max=1, min_open=True, max_open=True), metavar="DECAY",
+    help="Validate and keep a moving average of the weights, such as one with the decay 0.999.",
+)  # fmt: skip
+@click.option(
     "--option", "others", multiple=True, callback=assignments, metavar="KEY=VALUE",
-    help="Any other training option, such as schedule=cosine, ema=0.999 or cold_share=0.1.",
+    help="Any other training option, such as schedule=cosine or cold_share=0.1.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), help=f"[default: {_DEFAULTS.seed}]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help=f"[default: {_DEFAULTS.device}]")

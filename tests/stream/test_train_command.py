@@ -164,7 +164,7 @@ def test_attributes_and_overrides_shape_the_model(log: Path, tmp_path: Path) -> 
         "--set", 'ranking=["like"]', "--set", "mask=mixed", "--videos", videos, "--video-categories", "author",
         "--video-numbers", "seconds", "--users", users, "--user-categories", "country",
         "--weight", "like=2", "--weight", "skip=0.5", "--half-life-days", 3, "--negatives", "all",
-        "--option", "ema=0.9", "--option", "schedule=cosine",
+        "--average-decay", 0.9, "--option", "schedule=cosine",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     config = open_checkpoint(out).config
@@ -225,7 +225,7 @@ def test_ctrl_c_saves_and_resume_goes_on(log: Path, tmp_path: Path, monkeypatch:
         (("--set", "n_layer=2"), "--set: unknown key 'n_layer'; did you mean n_layers"),
         (("--set", "n_layers=0"), "--set: Expected `int` >= 1 - at `$.n_layers`"),
         (("--option", "epoch=2"), "--option: unknown key 'epoch'; did you mean epochs"),
-        (("--option", "ema=1"), "--option: Expected `float` < 1.0 - at `$.ema`"),
+        (("--option", "average_decay=1"), "--option: Expected `float` < 1.0 - at `$.average_decay`"),
         (("--split", "time", "--cut", "2030-01-01"), "cut: 2030-01-01T00:00:00+00:00 is not within the log"),
         (("--resume",), "nothing to resume"),
         (("--user-categories", "country"), "the profiles of the events: nothing has an attribute 'country'"),
@@ -251,6 +251,7 @@ def test_bad_input_is_one_line(log: Path, tmp_path: Path, arguments: tuple[str, 
         (("--weight", "dislike=2"), "'dislike' is none of skip, watch"),
         (("--weight", "like"), "--weight"),
         (("--negatives", "some"), "--negatives"),
+        (("--average-decay", "1"), "'--average-decay': 1.0 is not in the range 0<x<1"),
         (("--set", "n_layers"), "'n_layers' is not KEY=VALUE"),
         (("--set", "n_items=5"), "it follows from the events"),
         (("--topic", "user-events"), "name event logs by --events FILE, or one topic"),
@@ -279,8 +280,9 @@ def test_a_preset_brings_its_own_way_of_training(
         raise InputError("enough")
 
     monkeypatch.setattr(train, "train", caught)
-    _train("--events", log, "--out", tmp_path / "out", "--seed", 1, "--option", "ema=0.5")
-    assert seen == [TrainingOptions(epochs=3, part="known", seed=1, ema=0.5)]
+    flags = ("--seed", 1, "--option", "schedule=cosine", "--average-decay", 0.5)
+    _train("--events", log, "--out", tmp_path / "out", *flags)
+    assert seen == [TrainingOptions(epochs=3, part="known", seed=1, schedule="cosine", average_decay=0.5)]
 
 
 def test_a_topic_is_a_log_too(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from training import CONFIG
 
 from mtgr.model.mtgr import MTGR
@@ -51,17 +54,43 @@ def test_a_short_training_warms_up_for_a_tenth_of_it() -> None:
     assert learning_rate(options, 1.0, 4, 50, 0.0) == 1.0
 
 
-def test_averages_follow_the_weights_and_lend_themselves() -> None:
-    """After n equal updates the distance has shrunk by the decays; while applied the model has the averages."""
+@settings(max_examples=30, deadline=None)
+@given(
+    decay=st.floats(0.01, 0.999),
+    walk=st.lists(st.floats(-10, 10, width=32), min_size=1, max_size=60),
+)
+def test_averages_weigh_each_step_by_what_later_steps_have_left_of_it(
+    decay: float, walk: list[float]
+) -> None:
+    """The sum, in float64, of every step's weights times its share; the shares of all steps and the start are 1."""
+    model = torch.nn.Linear(1, 1)
+    torch.nn.init.constant_(model.weight, 3.0)
+    averages = AveragedWeights(model, decay)
+    for step, value in enumerate(walk, 1):
+        torch.nn.init.constant_(model.weight, value)
+        averages.update(step)
+    decays = np.minimum(decay, [step / (step + 10) for step in range(1, len(walk) + 1)])
+    shares = np.append(1.0, 1 - decays) * np.append(np.cumprod(decays[::-1])[::-1], 1.0)
+    assert shares.sum() == pytest.approx(1.0)
+    expected = float(shares @ [3.0, *walk])
+    assert averages.values()["weight"].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_averages_lend_themselves_and_come_back_bit_for_bit() -> None:
+    """While applied the model has the averages, and afterwards both are as they were, also after an error."""
     model = torch.nn.Linear(2, 1)
-    torch.nn.init.zeros_(model.weight)
     averages = AveragedWeights(model, 0.9)
     torch.nn.init.ones_(model.weight)
-    for step in (1, 2, 1_000):
-        averages.update(step)
-    left = (1 / 11) * (2 / 12) * 0.9
-    assert averages.values["weight"].tolist()[0] == pytest.approx([1 - left] * 2)
-    with averages.applied():
-        assert model.weight.tolist()[0] == pytest.approx([1 - left] * 2)
-    assert model.weight.tolist()[0] == [1, 1]
-    assert averages.values["weight"].tolist()[0] == pytest.approx([1 - left] * 2)
+    averages.update(1)
+    weight, average = model.weight.detach().clone(), averages.values()["weight"].clone()
+    assert not torch.equal(weight, average)
+
+    def lend() -> None:
+        with averages.applied():
+            assert torch.equal(model.weight, average)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        lend()
+    assert torch.equal(model.weight, weight)
+    assert torch.equal(averages.values()["weight"], average)

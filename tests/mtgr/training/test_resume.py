@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from training import CONFIG, QUICK, series
 
 from mtgr.errors import InputError
@@ -22,7 +23,7 @@ OPTIONS: dict[str, Any] = {
     "batch_tokens": 100,
     "epochs": 4,
     "dropout": 0.1,
-    "ema": 0.9,
+    "average_decay": 0.9,
     "weight_decay": 0.01,
     "cold_share": 0.2,
     "bare_share": 0.2,
@@ -105,6 +106,19 @@ def test_a_state_is_saved_now_and_then_and_lines_beyond_it_are_dropped(tmp_path:
     assert [line.step for line in lines] == sorted(line.step for line in lines)
     assert lines[-1].step == expected.steps
     assert any(isinstance(line, StepMetrics) and line.ranking_loss is not None for line in lines)
+
+
+def test_averaging_may_begin_when_a_training_is_resumed(tmp_path: Path) -> None:
+    """Averages then start from the weights that were saved, not from those that a new model begins with."""
+    run = RunDirectory(tmp_path)
+    _stopped_after(5, run, average_decay=None)
+    (state,) = tmp_path.glob("state-*.safetensors")
+    saved = load_file(state)
+    found: dict[str, torch.Tensor] = {}
+    hooks = Hooks(keep=lambda config, catalog, weights: found.update(weights), run=run, resume=True)
+    _train(hooks, average_decay=0.999, learning_rate=1e-12)
+    weight = "layers.0.uvqk.weight"
+    torch.testing.assert_close(found[weight], saved[f"model.{weight}"])
 
 
 def test_what_cannot_be_resumed_is_told(tmp_path: Path) -> None:

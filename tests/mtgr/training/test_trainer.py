@@ -56,7 +56,7 @@ def _train(
     [
         ({}, {}),
         ({}, {"negatives": "all", "dropout": 0.1, "weight_decay": 0.01, "schedule": "cosine"}),
-        ({}, {"in_batch": True, "ema": 0.9, "precision": "bfloat16"}),
+        ({}, {"in_batch": True, "average_decay": 0.9, "precision": "bfloat16"}),
         (HSTU, {}),
     ],
     ids=["defaults", "all negatives", "in-batch negatives", "relative biases"],
@@ -107,6 +107,21 @@ def test_the_same_seed_gives_the_same_model() -> None:
     for name, tensor in weights[0].items():
         assert torch.equal(weights[1][name], tensor)
     assert any(not torch.equal(weights[2][name], tensor) for name, tensor in weights[0].items())
+
+
+def test_averaging_changes_what_is_kept_and_not_what_is_trained() -> None:
+    """Step by step the losses are those of a training without it, to the last bit; the model is another one."""
+    losses: list[list[float]] = []
+    models = []
+    for decay in (None, 0.9):
+        seen: list[float] = []
+        hooks = Hooks(on_step=lambda progress, seen=seen: seen.append(progress.loss))
+        trained = _train(series(20), hooks, epochs=3, dropout=0.1, average_decay=decay)
+        models.append(trained.model.state_dict())
+        losses.append(seen)
+    assert len(losses[0]) > 6
+    assert losses[0] == losses[1]
+    assert not torch.equal(models[0]["layers.0.uvqk.weight"], models[1]["layers.0.uvqk.weight"])
 
 
 def test_the_best_weights_are_kept_and_training_ends_when_nothing_is_gained() -> None:
