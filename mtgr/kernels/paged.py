@@ -2,7 +2,8 @@
 
 The cache of a layer is (blocks, heads, block_size, head_size + d_v): head-major blocks, in each row a key and its
 value. Where attention has a bias by time, the last lanes of queries and keys are the times of their tokens, as the
-bytes of `mtgr.features`: so a time lies in the cache with its key, and any number format but FP8 holds it exactly.
+bytes of `mtgr.features`: so a time lies in the cache with its key. Any number format but FP8 holds a byte exactly as
+a number; an FP8 cache holds it as a byte.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from torch import Tensor
 
 PADDING: Final = -1
 """Request of a tile, and slot of a token, that there is not: a captured graph has as many as it was captured with."""
+
+TIME_LANES: Final = 4
+"""Lanes of a time, as of `mtgr.config`: that kernels read them as one 32-bit number is why they have a name here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@ Both distances are fixed once the later token is there, so a bias leaves what is
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtgr.config import ModelConfig
+if TYPE_CHECKING:
+    from mtgr.config import ModelConfig
 
 _RATIO: Final = 1.351  # e ** 0.301, as in HSTU's published code
 _BUCKETS: Final = 64

@@ -1,0 +1,57 @@
+"""How the GPU kernels are launched: chosen by shape from tables, so that nothing is tuned or compiled while serving."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+import triton
+
+INTERPRETED: Final = bool(triton.knobs.runtime.interpret)
+"""Whether kernels run in Triton's interpreter, on the CPU, which knows no machine instructions."""
+
+_PROGRAMS: Final = 264
+"""Programs that keep a GPU busy, two for each multiprocessor of a Hopper GPU."""
+
+_MOST_SPLITS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class TileLaunch:
+    """A launch of attention: keys of a block, warps, stages of the loop over blocks, programs that share a row.
+
+    Only rows of one query are shared, as larger tiles are many anyway.
+    """
+
+    keys: int
+    warps: int
+    stages: int
+    splits: int = 1
+
+
+def tile_launch(tile_queries: int, width: int, dtype: torch.dtype, programs: int) -> TileLaunch:
+    """The launch for tiles of so many queries and heads up to `width` wide, a power of two; programs: unsplit."""
+    wide = dtype.itemsize > 2
+    if tile_queries == 1:
+        keys = max(16, 4096 // width)
+        return TileLaunch(keys, warps=4, stages=1 if wide else 3, splits=key_splits(programs))
+    if wide:  # float32 products are made outside the tensor cores, from registers
+        return TileLaunch(32 if width <= 64 else 16, warps=4 if tile_queries <= 32 else 8, stages=2)
+    warps = 8 if tile_queries >= 128 or width >= 256 else 4
+    return TileLaunch(64 if width <= 128 else 32, warps, stages=3 if width <= 128 else 2)
+
+
+def key_splits(programs: int) -> int:
+    """Among how many programs a row's keys are cut, so that few rows keep the GPU as busy as many."""
+    splits = 1
+    while splits < _MOST_SPLITS and 2 * splits * programs <= _PROGRAMS:
+        splits *= 2
+    return splits
+
+
+def row_launch(heads: int, width: int) -> tuple[int, int]:
+    """Heads of a program that handles a token's heads, each `width` numbers wide, and its warps."""
+    width = triton.next_power_of_2(width)
+    per_program = max(1, min(triton.next_power_of_2(heads), 1024 // width))
+    return per_program, max(1, min(4, per_program * width // 256))
