@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
@@ -49,6 +50,7 @@ class NextVideoLoss:
             of_targets = _biases(model, batch.targets, batch)
         queries = model.head.query(hidden[batch.places])
         order = (batch.layout.positions if batch.roles is None else batch.roles.order)[batch.places]
+        order = order.to(torch.int32)  # as `_first_shown` has it: mixed types would be compared in a copy
         shown = None if self._window_negatives == "all" else _first_shown(batch, videos.n_items)
         if self._window_negatives == "none":
             order = torch.full_like(order, _ANYWHERE)
@@ -142,4 +144,32 @@ def _log_sum(
         out |= draws.items == targets.unsqueeze(-1)
         if len(draws.corrections) > 1:
             out |= draws.owners == owners.unsqueeze(-1)
-    return logits.masked_fill_(out, _NEVER).logsumexp(-1)
+    with torch.no_grad():  # the gradient of what is masked is 0 as it is: e^logit is
+        logits.masked_fill_(out, _NEVER)
+    total: Tensor = _LogSumExp.apply(logits)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _LogSumExp(torch.autograd.Function):
+    """torch.logsumexp over the last dimension, in the memory of its input, which nobody may want afterwards.
+
+    What it keeps are the exponentials, so that the gradient is one product in place. torch.logsumexp would make
+    three more tensors as large as the logits, the largest of a training.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        """(m, n) to (m,)."""
+        highest = logits.amax(-1, keepdim=True)
+        exponentials = logits.detach().sub_(highest).exp_()
+        total = exponentials.sum(-1, keepdim=True)
+        ctx.save_for_backward(exponentials, total)
+        return (highest + total.log()).squeeze(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """(m,) to (m, n): the gradient times the softmax."""
+        exponentials, total = ctx.saved_tensors
+        scaled: Tensor = exponentials.mul_(gradient.unsqueeze(-1) / total)
+        return scaled

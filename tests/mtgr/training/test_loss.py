@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 from training import CONFIG, PLAIN, batch_of, histories
 
 from mtgr.catalog import Catalog
@@ -110,6 +111,31 @@ def test_logits_beyond_memory_are_computed_in_parts(monkeypatch: pytest.MonkeyPa
         gradients.append(model.embeddings.video.ids.weight.grad)
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_the_gradient_is_that_of_the_cross_entropy() -> None:
+    """To every weight, as by PyTorch's own softmax of the same logits, where seen videos are left out."""
+    gradients = []
+    for plain in (False, True):
+        model = _model(item_bias=True)
+        batch = _batch(model, weights={"like": 4.0, "watch": 0.5})
+        hidden = model(batch.rows, batch.layout)
+        if plain:
+            held = (batch.windows == batch.owners.unsqueeze(-1)) & (batch.token_ids < 26)
+            held &= torch.arange(len(batch.token_ids)) <= batch.places.unsqueeze(-1)
+            seen = torch.zeros(len(batch.targets), 26)
+            seen.scatter_add_(1, batch.token_ids.clamp(max=25).expand(len(seen), -1), held.float())
+            seen.scatter_(1, batch.targets.unsqueeze(-1), 0.0)
+            logits = model.logits(hidden)[batch.places].masked_fill(seen > 0, -torch.inf)
+            losses = functional.cross_entropy(logits, batch.targets, reduction="none")
+            loss = (losses * batch.weights).mean()
+        else:
+            loss = NextVideoLoss("later")(model, hidden, batch)
+        torch.autograd.backward(loss)
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], msg=name)
 
 
 def test_a_user_who_has_seen_everything_breaks_nothing() -> None:
