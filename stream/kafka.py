@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final, Protocol, TypeVar
 
 import structlog
 from aiokafka.errors import KafkaError, KafkaTimeoutError
-from aiokafka.helpers import create_ssl_context
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
 
 from mtgr.errors import InputError
+from stream.authentication import tls_context, token_provider
+from stream.refusals import is_by_token, why_refused
 from stream.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
@@ -42,7 +42,7 @@ Client = TypeVar("Client", bound=Startable)
 def client_options(kafka: KafkaSettings) -> dict[str, Any]:
     """Keyword arguments that every client of aiokafka takes: addresses, name, encryption and authentication.
 
-    Raises InputError if the file of trusted authorities is no PEM file.
+    Raises InputError naming the file of certificates or keys, or the provider of tokens, that cannot be used.
     """
     options: dict[str, Any] = {
         "bootstrap_servers": [server.strip() for server in kafka.bootstrap_servers.split(",")],
@@ -50,14 +50,14 @@ def client_options(kafka: KafkaSettings) -> dict[str, Any]:
         "security_protocol": kafka.security_protocol,
     }
     if "SSL" in kafka.security_protocol:
-        try:
-            options["ssl_context"] = create_ssl_context(cafile=kafka.ssl_cafile)
-        except (ssl.SSLError, OSError) as error:
-            raise InputError(f"kafka.ssl_cafile = {kafka.ssl_cafile}: not a PEM file: {error}") from None
+        options["ssl_context"] = tls_context(kafka)
     if kafka.security_protocol.startswith("SASL"):
         options["sasl_mechanism"] = kafka.sasl_mechanism
-        options["sasl_plain_username"] = kafka.sasl_username
-        options["sasl_plain_password"] = kafka.sasl_password.reveal() if kafka.sasl_password else None
+        if kafka.sasl_mechanism == "OAUTHBEARER":
+            options["sasl_oauth_token_provider"] = token_provider(kafka)
+        else:
+            options["sasl_plain_username"] = kafka.sasl_username
+            options["sasl_plain_password"] = kafka.sasl_password.reveal() if kafka.sasl_password else None
     return options
 
 
@@ -71,8 +71,25 @@ async def start(client: Startable, kafka: KafkaSettings) -> None:
     """Start a client, again and again with growing pauses while no broker answers.
 
     The client is stopped where this fails. Raises KafkaUnreachable when that has lasted for
-    kafka.connect_timeout_seconds.
+    kafka.connect_timeout_seconds, KafkaRefused as soon as a broker answers and does not let this client in.
     """
+
+    options = client_options(kafka)
+
+    async def check() -> None:
+        if (refusal := await why_refused(kafka, options)) is not None:
+            raise refusal
+
+    async def start_once() -> None:
+        if is_by_token(options):
+            await check()
+        try:
+            await client.start()
+        except Exception as error:
+            if kafka.security_protocol != "PLAINTEXT" and is_connection_error(error):
+                await check()
+            raise
+
     attempts = AsyncRetrying(
         wait=wait_exponential_jitter(initial=_FIRST_RETRY_SECONDS, max=_LONGEST_RETRY_SECONDS),
         retry=retry_if_exception(is_connection_error),
@@ -81,7 +98,7 @@ async def start(client: Startable, kafka: KafkaSettings) -> None:
     )
     try:
         async with asyncio.timeout(kafka.connect_timeout_seconds):
-            await attempts(client.start)
+            await attempts(start_once)
     except TimeoutError:
         await stop(client)
         raise KafkaUnreachable(

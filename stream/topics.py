@@ -8,13 +8,14 @@ from typing import Any, Final, Literal
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAlreadyExistsError, for_code
+from aiokafka.errors import TopicAlreadyExistsError, TopicAuthorizationFailedError, for_code
 from msgspec import Struct
 from msgspec.structs import replace
 from tenacity import AsyncRetrying, retry_if_exception, retry_if_result, stop_after_delay, wait_fixed
 
 from mtgr.errors import InputError
 from stream.kafka import client_options, connected, is_connection_error
+from stream.permissions import daemon_permissions, require_permissions
 from stream.settings import KafkaSettings, Settings
 
 Role = Literal["events", "lists", "dead_letters", "changelog", "videos"]
@@ -97,9 +98,13 @@ def wanted_topics(settings: Settings) -> list[Topic]:
 async def ensure_topics(settings: Settings) -> list[TopicReport]:
     """Create the topics that are missing and return what there is then.
 
-    Raises InputError naming each thing that is wrong with a topic, KafkaUnreachable where no broker answers.
+    Raises InputError naming each thing that is wrong with a topic, or that Kafka does not allow this daemon;
+    KafkaUnreachable where no broker answers.
     """
+    await _require_permissions(settings)
     reports = await review_topics(settings, create=True)
+    if any(report.outcome == "created" for report in reports):
+        await _require_permissions(settings)  # of a topic that was not there nothing could be told
     problems = [problem for report in reports for problem in report.problems]
     if problems:
         raise InputError("; ".join(problems))
@@ -135,6 +140,22 @@ async def review_topics(settings: Settings, *, create: bool) -> list[TopicReport
     ]
 
 
+async def _require_permissions(settings: Settings) -> None:
+    kafka = settings.kafka
+    async with connected(_Admin(**client_options(kafka)), kafka) as admin:
+        await _patiently(kafka)(require_permissions, admin, kafka, daemon_permissions(settings))
+
+
+def _patiently(kafka: KafkaSettings) -> AsyncRetrying:
+    """Tries again for a while: the first group of a cluster finds that its coordinator is still to be made."""
+    return AsyncRetrying(
+        retry=retry_if_exception(is_connection_error),
+        wait=wait_fixed(_POLL_SECONDS),
+        stop=stop_after_delay(kafka.connect_timeout_seconds),
+        reraise=True,
+    )
+
+
 async def partition_count(kafka: KafkaSettings, name: str) -> int:
     """How many partitions a topic has; raises InputError where there is no such topic, and never creates one."""
     async with connected(_Admin(**client_options(kafka)), kafka) as admin:
@@ -149,15 +170,9 @@ async def committed_offsets(kafka: KafkaSettings, group: str) -> dict[TopicParti
 
     Raises KafkaUnreachable where no broker answers, KafkaError where the group cannot be read.
     """
-    attempts = AsyncRetrying(
-        # the first group of a cluster finds that its coordinator is still to be made
-        retry=retry_if_exception(is_connection_error),
-        wait=wait_fixed(_POLL_SECONDS),
-        stop=stop_after_delay(kafka.connect_timeout_seconds),
-        reraise=True,
-    )
     async with connected(_Admin(**client_options(kafka)), kafka) as admin:
-        found: dict[TopicPartition, Any] = await attempts(admin.list_consumer_group_offsets, group)
+        read = _patiently(kafka)
+        found: dict[TopicPartition, Any] = await read(admin.list_consumer_group_offsets, group)
     return {tp: (commit.offset, commit.metadata) for tp, commit in found.items()}
 
 
@@ -202,6 +217,11 @@ async def _create(admin: AIOKafkaAdminClient, topics: Sequence[Topic]) -> set[st
         error = for_code(code)
         if code == 0:
             created.add(name)
+        elif error is TopicAuthorizationFailedError:
+            raise InputError(
+                f"topic {name} is missing, and Kafka does not allow this client to create it: create it, or grant "
+                f"Create on topic {name} (docs/security.md has the list)"
+            )
         elif error is not TopicAlreadyExistsError:  # another daemon was faster
             reason = (message[0] if message else None) or error.description
             raise InputError(f"topic {name}: Kafka refuses to create it: {reason} ({error.__name__})")

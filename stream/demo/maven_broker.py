@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +36,16 @@ class MavenBroker:
     Everything it writes is under `directory`. It dies with the process that made it.
     """
 
-    def __init__(self, directory: Path, jars: Path, java: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        jars: Path,
+        java: str,
+        *,
+        changes: Mapping[str, str] | None = None,
+        format_options: Sequence[str] = (),
+    ) -> None:
+        """`changes` stand above the broker's own properties, `format_options` go to Kafka's StorageTool."""
         self._port = free_port()
         self._log = directory / "kafka.log"
         self._properties = directory / "server.properties"
@@ -46,11 +56,9 @@ class MavenBroker:
             advertised=f"127.0.0.1:{self._port}",
         )
         directory.mkdir(parents=True, exist_ok=True)
-        lines = [
-            f"{key}={value}\n" for key, value in (properties | {"log.dirs": f"{directory}/data"}).items()
-        ]
-        self._properties.write_text("".join(lines))
-        self._format()
+        properties |= {"log.dirs": f"{directory}/data", **(changes or {})}
+        self._properties.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+        self._format(format_options)
         self._process = self._start()
 
     @property
@@ -79,8 +87,12 @@ class MavenBroker:
         """Let a paused broker go on."""
         self._process.send(signal.SIGCONT)
 
-    def _format(self) -> None:
-        tool = ["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._properties)]
+    def output(self) -> str:
+        """What the broker has logged since it was last started."""
+        return self._process.output()
+
+    def _format(self, options: Sequence[str]) -> None:
+        tool = ["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._properties), *options]
         done = subprocess.run(
             [*self._java, "-Xmx128m", *JVM_OPTIONS.split(), *tool],
             capture_output=True,

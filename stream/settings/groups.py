@@ -29,16 +29,28 @@ class KafkaSettings(Struct, frozen=True, kw_only=True):
     """Name of this client in the broker's logs, quotas and metrics."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """Encryption and authentication of the connection."""
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
-    """How a user name and password are proved; required by the SASL protocols."""
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
+    """How it is proved who connects; required by the SASL protocols."""
     sasl_username: Text | None = None
-    """User name for SASL."""
+    """User name for PLAIN and SCRAM."""
     sasl_password: Secret | None = None
-    """Password for SASL; shown masked. Better kept in a file or the environment than in the settings file."""
+    """Password for PLAIN and SCRAM; shown masked. Better kept in a file or the environment than in the settings."""
     sasl_password_file: Path | None = None
     """File that holds the password for SASL (one line), instead of `sasl_password`."""
-    ssl_cafile: Path | None = None
+    sasl_oauthbearer_token_file: Path | None = None
+    """File that holds the token for OAUTHBEARER (one line), read anew at every connection."""
+    sasl_oauthbearer_provider: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z")] | None = None
+    """Function that gives the token for OAUTHBEARER at every connection, plain or async: package.module:function."""
+    ssl_ca_location: Path | None = None
     """PEM file of the authorities trusted for TLS; the system's own where unset."""
+    ssl_certificate_location: Path | None = None
+    """PEM file of this client's certificate and the chain above it, for brokers that ask for one."""
+    ssl_key_location: Path | None = None
+    """PEM file of the private key of `ssl_certificate_location`."""
+    ssl_key_password: Secret | None = None
+    """Password of an encrypted `ssl_key_location`; shown masked."""
+    ssl_key_password_file: Path | None = None
+    """File that holds that password (one line), instead of `ssl_key_password`."""
     connect_timeout_seconds: Duration = 60.0
     """Give up with an error when no broker has answered for this long."""
     session_timeout_ms: Annotated[int, Meta(ge=1_000, le=1_800_000)] = 10_000

@@ -27,8 +27,9 @@ def render(settings: Settings) -> str:
 
 def _table(group: Struct) -> str:
     values = structs.asdict(group)
-    if values.get("sasl_password_file") is not None:
-        values["sasl_password"] = None  # it came from that file
+    for key in values:
+        if values.get(f"{key}_file") is not None:
+            values[key] = None  # it came from that file
     sentences = _sentences(type(group))
     return "".join(
         f"# {sentences[key]}\n" + (f"# {key} =\n" if value is None else f"{key} = {_scalar(value)}\n")

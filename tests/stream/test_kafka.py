@@ -8,6 +8,7 @@ import pytest
 from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 
 from mtgr.errors import InputError
+from stream.authentication import TokenUnavailable
 from stream.kafka import KafkaUnreachable, client_options, connected, producer_options
 from stream.settings import KafkaSettings, Secret
 
@@ -55,8 +56,8 @@ def test_a_file_that_is_no_authority_is_refused(tmp_path: Path) -> None:
     """The message names the setting."""
     wrong = tmp_path / "ca.pem"
     wrong.write_text("not a certificate")
-    with pytest.raises(InputError, match=r"kafka\.ssl_cafile = .*not a PEM file"):
-        client_options(KafkaSettings(security_protocol="SSL", ssl_cafile=wrong))
+    with pytest.raises(InputError, match=r"kafka\.ssl_ca_location = .*not a PEM file"):
+        client_options(KafkaSettings(security_protocol="SSL", ssl_ca_location=wrong))
 
 
 def test_producers_are_idempotent_and_compress_as_was_set() -> None:
@@ -90,3 +91,27 @@ async def test_what_no_retry_can_help_is_raised_at_once() -> None:
         async with connected(client, KafkaSettings()):
             pytest.fail("it cannot be connected")
     assert (client.started, client.stopped) == (1, 1)
+
+
+def test_a_provider_of_tokens_that_is_not_there_is_refused() -> None:
+    """A wrong module, a wrong name in it and what is no function are told by the setting."""
+    for name in ("no_such_module:token", "os:no_such_name", "os:sep"):
+        kafka = KafkaSettings(
+            security_protocol="SASL_SSL", sasl_mechanism="OAUTHBEARER", sasl_oauthbearer_provider=name
+        )
+        with pytest.raises(InputError, match=rf"kafka\.sasl_oauthbearer_provider = {name}: "):
+            client_options(kafka)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"two\nlines", b"t\x01auth=other", "é".encode()])
+async def test_what_is_no_token_is_not_sent(tmp_path: Path, content: bytes) -> None:
+    """A token that could end its field in the handshake, or is none, is refused without being shown."""
+    (tmp_path / "token").write_bytes(content)
+    kafka = KafkaSettings(
+        security_protocol="SASL_SSL",
+        sasl_mechanism="OAUTHBEARER",
+        sasl_oauthbearer_token_file=tmp_path / "token",
+    )
+    provider = client_options(kafka)["sasl_oauth_token_provider"]
+    with pytest.raises(TokenUnavailable, match=r"kafka\.sasl_oauthbearer_token_file = .*: gives no token"):
+        await provider.token()

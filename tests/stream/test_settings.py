@@ -29,6 +29,8 @@ from stream.settings import (
 
 SASL = ["kafka.security_protocol=SASL_SSL", "kafka.sasl_mechanism=PLAIN", "kafka.sasl_username=me"]
 
+TOKEN = ["kafka.security_protocol=SASL_SSL", "kafka.sasl_mechanism=OAUTHBEARER"]
+
 
 def refused(*overrides: str, path: Path | None = None, environ: dict[str, str] | None = None) -> str:
     """The message with which settings are refused."""
@@ -232,10 +234,29 @@ def test_flag_without_a_value_is_refused(override: str) -> None:
             [*SASL, "kafka.sasl_password=a", "kafka.sasl_password_file=b"],
             ["contradicts", "sasl_password_file"],
         ),
-        (["kafka.ssl_cafile=/etc/hosts"], ["kafka.ssl_cafile", "SSL"]),
+        (["kafka.ssl_ca_location=/etc/hosts"], ["kafka.ssl_ca_location", "SSL"]),
         (
-            ["kafka.security_protocol=SSL", "kafka.ssl_cafile=/none/here"],
-            ["kafka.ssl_cafile", "no such file"],
+            ["kafka.security_protocol=SSL", "kafka.ssl_ca_location=/none/here"],
+            ["kafka.ssl_ca_location", "no such file"],
+        ),
+        (TOKEN, ["kafka.sasl_oauthbearer_token_file", "kafka.sasl_oauthbearer_provider", "OAUTHBEARER"]),
+        ([*TOKEN, "kafka.sasl_username=me"], ["kafka.sasl_username", "not used with"]),
+        (
+            [*TOKEN, "kafka.sasl_oauthbearer_token_file=t", "kafka.sasl_oauthbearer_provider=a.b:c"],
+            ["kafka.sasl_oauthbearer_token_file", "contradicts"],
+        ),
+        (["kafka.sasl_oauthbearer_provider=a:b"], ["kafka.sasl_oauthbearer_provider", "SASL_PLAINTEXT"]),
+        (
+            [*SASL, "kafka.sasl_password=p", "kafka.sasl_oauthbearer_provider=a:b"],
+            ["kafka.sasl_oauthbearer_provider", "OAUTHBEARER only"],
+        ),
+        (
+            ["kafka.security_protocol=SSL", "kafka.ssl_certificate_location=/etc/hosts"],
+            ["kafka.ssl_key_location", "kafka.ssl_certificate_location = /etc/hosts"],
+        ),
+        (
+            ["kafka.security_protocol=SSL", "kafka.ssl_key_location=/etc/hosts"],
+            ["kafka.ssl_key_location", "kafka.ssl_certificate_location"],
         ),
     ],
 )
