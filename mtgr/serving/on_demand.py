@@ -1,0 +1,98 @@
+"""An engine that is started when it is asked for a list, and started again when it has failed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
+
+from mtgr.errors import EngineFailed
+from mtgr.requests import ListOutcome, ListRequest, ModelInfo
+
+
+class Engine(Protocol):
+    """What a `RecommendationEngine` promises."""
+
+    async def start(self) -> ModelInfo:
+        """Start, or start again after a failure; raises InputError or EngineFailed."""
+
+    async def recommend(self, requests: Sequence[ListRequest]) -> list[ListOutcome]:
+        """One outcome for each request; calls may overlap; raises EngineFailed if the engine breaks or is closed."""
+
+    async def close(self) -> None:
+        """Stop; requests under way get EngineFailed."""
+
+
+class OnDemandEngine:
+    """Starts an engine with the first request, and again with the first after a failure.
+
+    It belongs to the event loop that it is first used in.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine: Final = engine
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._start: asyncio.Task[Any] | None = (
+            None  # under way or done; None where the engine has to be started
+        )
+        self._closed = False
+
+    async def start(self) -> None:
+        """Return once the engine runs; all who wait for that wait for one start.
+
+        Raises InputError for a wrong checkpoint or option, EngineFailed if the engine does not come up or is closed.
+        """
+        await self._running()
+
+    async def recommend(self, request: ListRequest) -> ListOutcome:
+        """The outcome of one request; the engine batches those that come at about the same time.
+
+        Raises as `start` does, and EngineFailed if the engine breaks or is closed.
+        """
+        start = await self._running()
+        try:
+            (outcome,) = await self._engine.recommend([request])
+        except EngineFailed as error:
+            self._forget(start)
+            raise EngineFailed(str(error)) from error  # one of its own for each who waits
+        return outcome
+
+    async def close(self) -> None:
+        """Stop the engine; who waits for a list or a start gets EngineFailed. Calling it again does nothing."""
+        if self._loop is not None:
+            self._check_loop()
+        self._closed = True
+        if self._start is not None:
+            self._start.cancel()
+            await asyncio.gather(self._start, return_exceptions=True)
+        await self._engine.close()
+
+    async def _running(self) -> asyncio.Task[Any]:
+        """What has started the engine that runs."""
+        if self._closed:
+            raise EngineFailed("the engine was closed")
+        self._check_loop()
+        if self._start is None:
+            self._start = asyncio.create_task(self._engine.start())
+        start = self._start
+        if not start.done():
+            await asyncio.wait([start])  # it goes on where the waiting is given up
+        if start.cancelled():
+            raise EngineFailed("the engine was closed")
+        if (error := start.exception()) is not None:
+            self._forget(start)
+            raise error
+        return start
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = self._loop or loop
+        if self._loop is not loop:
+            raise RuntimeError(
+                "the engine runs in another event loop, in which alone it can be used and closed"
+            )
+
+    def _forget(self, start: asyncio.Task[Any]) -> None:
+        """Have the engine started anew, if nobody has seen to that since."""
+        if self._start is start:
+            self._start = None
