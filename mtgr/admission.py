@@ -8,8 +8,13 @@ from mtgr.attributes import unpack_attributes
 from mtgr.config import ModelConfig
 from mtgr.errors import RequestRefused
 from mtgr.features import check_records
-from mtgr.history import History
-from mtgr.requests import MAX_SLATE, ListRequest
+from mtgr.history import RECORD_BYTES, History
+from mtgr.requests import MAX_SLATE, ListRefusal, ListRequest
+
+
+def refusal(error: RequestRefused) -> ListRefusal:
+    """A refusal as it crosses process boundaries."""
+    return ListRefusal(type(error).__name__, str(error))
 
 
 def admit(request: ListRequest, config: ModelConfig) -> tuple[History, dict[str, Any]]:
@@ -36,6 +41,13 @@ def admit(request: ListRequest, config: ModelConfig) -> tuple[History, dict[str,
     if request.strategy == "slate" and request.count > MAX_SLATE:
         raise RequestRefused(f"count is {request.count}, where a slate has at most {MAX_SLATE} videos")
     return history, profile
+
+
+def looks_sound(request: ListRequest, config: ModelConfig) -> bool:
+    """Whether `admit` can only refuse the request for what its events or its profile say, as lengths alone tell."""
+    events, rest = divmod(len(request.records), RECORD_BYTES)
+    most = MAX_SLATE if request.strategy == "slate" else request.count
+    return not rest and 1 <= events <= config.capacity and 1 <= request.count <= most
 
 
 def check_count(count: int, seen: int, videos: int) -> None:

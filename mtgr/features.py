@@ -38,6 +38,9 @@ GROUP_LANE: Final = 0
 VIDEO_LANE: Final = 1
 TIME_LANE: Final = VIDEO_LANE + VIDEO_LANES
 
+NO_TIME: Final = -1
+"""What stands for the time of the event before, of a first one."""
+
 _HOUR_MS: Final = 3_600_000
 _DAY_MS: Final = 24 * _HOUR_MS
 
@@ -54,20 +57,21 @@ _DISCRETE: Final[dict[str, tuple[int, Callable[[Records], Column]]]] = {
 }
 
 
-def _gap_seconds(records: Records, starts: Column) -> Column:
+def _gap_seconds(records: Records, starts: Column, before_ms: Column) -> Column:
     """Seconds since the event before in the same history, 0 for a first or a late event."""
     times = records["timestamp_ms"]
     gaps = np.zeros(len(times), np.float32)
     gaps[1:] = np.maximum(times[1:] - times[:-1], 0) / 1000.0
-    gaps[starts] = 0.0
+    gaps[starts] = np.where(before_ms >= 0, np.maximum(times[starts] - before_ms, 0) / 1000.0, 0.0)
     return gaps
 
 
-# Continuous features: the values of all records; `starts` are the places where a history begins.
-_CONTINUOUS: Final[dict[str, Callable[[Records, Column], Column]]] = {
-    "watch_seconds": lambda records, starts: records["watch_seconds"],
-    "watch_ratio": lambda records, starts: records["watch_ratio"],
-    "video_seconds": lambda records, starts: records["video_seconds"],
+# Continuous features: the values of all records; `starts` are the places where a user's records begin, `before_ms` the
+# times of the events before those, NO_TIME where there is none.
+_CONTINUOUS: Final[dict[str, Callable[[Records, Column, Column], Column]]] = {
+    "watch_seconds": lambda records, starts, before_ms: records["watch_seconds"],
+    "watch_ratio": lambda records, starts, before_ms: records["watch_ratio"],
+    "video_seconds": lambda records, starts, before_ms: records["video_seconds"],
     "gap_seconds": _gap_seconds,
 }
 
@@ -139,16 +143,24 @@ class RowEncoder:
         is_event = np.ones(total, np.bool_)
         is_event[firsts] = False
         rows[is_event], token_ids[is_event] = self.encode_events(
-            records, [video for history in histories for video in history.video_ids], starts
+            records,
+            [video for history in histories for video in history.video_ids],
+            starts,
+            np.full(len(starts), NO_TIME),
         )
         return EncodedHistories(rows, token_ids, lengths)
 
     def encode_events(
-        self, records: Records, video_ids: Sequence[str], starts: npt.NDArray[np.int64]
+        self,
+        records: Records,
+        video_ids: Sequence[str],
+        starts: npt.NDArray[np.int64],
+        before_ms: npt.NDArray[np.int64],
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """The rows (n, lanes) and item indices (n,) of events of several users, joined.
+        """The rows (n, lanes) and item indices (n,) of consecutive events of several users, joined.
 
-        starts: where the events of a user begin. What stands there has no event before it to be a gap from.
+        starts: (users,) where the events of each begin; before_ms: (users,) timestamps of the events before those,
+        NO_TIME for a user of whom there is none.
         """
         config = self._config
         indices = self._catalog.indices(video_ids)
@@ -162,7 +174,7 @@ class RowEncoder:
             _write_bytes(rows, lane, discrete.lanes, _DISCRETE[discrete.name][1](records).astype(np.int64))
             lane += discrete.lanes
         for number in config.continuous:
-            rows[:, lane] = _CONTINUOUS[number.name](records, starts)
+            rows[:, lane] = _CONTINUOUS[number.name](records, starts, before_ms)
             lane += 1
         return rows, indices
 

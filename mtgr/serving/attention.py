@@ -19,16 +19,18 @@ from vllm.v1.attention.backend import (
 )
 from vllm.v1.kv_cache_interface import KVCacheLayout
 
+from mtgr.kernels.paged import PagedStep, plan_step
 from mtgr.serving.bias import ServedBias
 from mtgr.serving.paged_attention import TileGroup, attend, plan_tiles, store
 
 
 @dataclass(slots=True)
 class SiluAttentionMetadata:
-    """What the layers of one step share."""
+    """What the layers of one step share; on a GPU a step as its kernels take it, elsewhere groups of tiles."""
 
     tokens: int
     groups: list[TileGroup]
+    step: PagedStep | None = None
 
 
 class SiluAttentionMetadataBuilder(AttentionMetadataBuilder):  # type: ignore[misc]
@@ -63,6 +65,13 @@ def attention_metadata(
     heads: int,
 ) -> SiluAttentionMetadata:
     """What the layers of a step share, which is made once; arguments as of `mtgr.kernels.paged.PagedStep`."""
+    tokens = int(query_starts[-1])
+    if block_table.is_cuda:
+        tile_queries = tile_for(int(np.diff(query_starts).max()))
+        step = plan_step(
+            query_starts, lengths, block_table, tile_queries=tile_queries, device=block_table.device
+        )
+        return SiluAttentionMetadata(tokens, [], step)
     groups = plan_tiles(
         query_starts,
         lengths,
@@ -71,7 +80,14 @@ def attention_metadata(
         heads=heads,
         device=block_table.device,
     )
-    return SiluAttentionMetadata(int(query_starts[-1]), groups)
+    return SiluAttentionMetadata(tokens, groups)
+
+
+def tile_for(most_new: int) -> int:
+    """Queries of a tile on a GPU, where no request of a step has more new tokens than `most_new`."""
+    if most_new == 1:
+        return 1
+    return 16 if most_new <= 16 else 64
 
 
 class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
@@ -110,6 +126,12 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
         self, layer: Any, key: Tensor, value: Tensor, kv_cache: Tensor, slot_mapping: Tensor
     ) -> None:
         """Write a step's keys and values to their slots; runs before `forward`."""
+        if key.is_cuda:
+            from mtgr.kernels import paged_triton
+
+            timed = self._bias is not None and self._bias.by_time is not None
+            paged_triton.store(key, value, kv_cache, slot_mapping, timed=timed)
+            return
         store(key, value, kv_cache, slot_mapping)
 
     def forward(
@@ -127,6 +149,20 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
         """query: (tokens, heads, head_size); output: (tokens, heads, d_v), written and returned."""
         if attn_metadata is None:  # a profiling run has no cache to read
             return output.zero_()
+        bias = None if self._bias is None else self._bias.tables
+        if attn_metadata.step is not None:
+            from mtgr.kernels import paged_triton
+
+            paged_triton.attend(
+                query,
+                kv_cache,
+                output,
+                attn_metadata.step,
+                scale=self.scale,
+                normalizer=1.0 / self._length,
+                bias=bias,
+            )
+            return output
         attend(
             attn_metadata.groups,
             query,
@@ -134,7 +170,7 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
             output,
             scale=self.scale,
             normalizer=1.0 / self._length,
-            bias=None if self._bias is None else self._bias.tables,
+            bias=bias,
         )
         return output
 

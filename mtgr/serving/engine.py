@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import math
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
@@ -18,7 +17,10 @@ from mtgr.errors import EngineFailed
 from mtgr.requests import AddedVideos, ListOutcome, ListRequest, ModelInfo, NewVideo
 from mtgr.serving.additions import ADD_VIDEOS, pack_additions
 from mtgr.serving.options import EngineOptions, check_served, engine_arguments, prepare_vllm
-from mtgr.serving.prompts import Prompt, PromptBuilder, refused_by_engine
+from mtgr.serving.prompt_lists import PromptLists
+from mtgr.serving.prompts import PromptBuilder
+from mtgr.serving.session_lists import SessionLists, session_planner
+from mtgr.serving.worker_extension import OPEN_SESSIONS, RUN_STEPS
 from schemas.lists import ModelVersion
 
 if TYPE_CHECKING:
@@ -41,10 +43,10 @@ _GLANCE_SECONDS: Final = 0.2
 
 
 class RecommendationEngine:
-    """Recommends through vLLM's AsyncLLM; the event loop is never blocked, the model runs in another process.
+    """Recommends through vLLM; the event loop is never blocked, the model runs in another process.
 
-    A request is a user's history. That the whole of it is sent each time, and that the engine finds what it
-    has computed before by prefix caching, is this class's own matter.
+    A request is a user's whole history. What of it is sent, and how what was computed before is found again, is the
+    matter of the way that `EngineOptions.scheduling` names.
     """
 
     def __init__(self, options: EngineOptions) -> None:
@@ -52,10 +54,8 @@ class RecommendationEngine:
         self.options: Final = options
         self._checkpoint: Final = open_checkpoint(options.checkpoint)
         check_served(self._checkpoint.config, str(options.checkpoint))
-        self._prompts: Final = PromptBuilder(self._checkpoint)
-        self._ids: Final = itertools.count()
         self._llm: AsyncLLM | None = None
-        self._waiting: Final[set[Any]] = set()
+        self._lists: SessionLists | PromptLists | None = None  # while there is an engine
         self._calls: Final[set[asyncio.Task[Any]]] = set()
         # held from the moment the catalog has new videos until the model has them: a prompt that was made between
         # would leave in the cache what the model made of their empty places
@@ -83,6 +83,7 @@ class RecommendationEngine:
                 self._joined = 0
                 # vLLM asks this at the first request, if not before
                 await self._answer(llm, llm.get_supported_tasks())
+                self._lists = await self._open(llm)
                 await self._join(llm)
         except EngineFailed:
             await self.close()
@@ -105,39 +106,9 @@ class RecommendationEngine:
         async with self._adding:
             llm = self._started()
             await self._join(llm)
-            prompts, refusals = self._prompts.build(requests)
-        from vllm.exceptions import VLLMValidationError
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
-        outcomes: dict[int, ListOutcome] = dict(refusals)
-        pending: dict[Any, Prompt] = {}
-        try:
-            async with self._held(llm, whether=len(prompts) > 1 and not self._waiting):
-                for prompt in prompts:
-                    try:
-                        queue = await llm.add_request(str(next(self._ids)), prompt.rows, prompt.params)
-                    except VLLMValidationError as error:
-                        outcomes[prompt.place] = refused_by_engine(error)
-                    else:
-                        pending[queue] = prompt
-                        self._waiting.add(queue)
-            for queue, prompt in list(pending.items()):
-                outcomes[prompt.place] = self._prompts.read(prompt, await queue.get())
-                del pending[queue]
-                self._waiting.discard(queue)
-        except EngineFailed:
-            raise
-        except Exception as error:
-            # a socket that is closed under a call raises anything
-            if llm.errored or isinstance(error, EngineDeadError | EngineGenerateError):
-                raise EngineFailed(f"the engine died: {error}") from error
-            raise
-        finally:
-            self._waiting.difference_update(pending)
-            if pending and not llm.errored:
-                with suppress(EngineDeadError):
-                    await llm.abort([queue.request_id for queue in pending], internal=True)
-        return [outcomes[place] for place in range(len(requests))]
+            lists = self._lists
+            assert lists is not None
+        return await lists.recommend(requests)
 
     async def add_videos(self, videos: Sequence[NewVideo]) -> AddedVideos:
         """Let new videos be recommended, as long as there are spare places; a restarted engine has them too.
@@ -147,9 +118,15 @@ class RecommendationEngine:
         """
         async with self._adding:
             llm = self._started()
-            additions, outcome = encode_additions(videos, self._checkpoint.catalog, self._checkpoint.config)
-            self._additions.extend(additions)
-            await self._join(llm)
+            lists = self._lists
+            assert lists is not None
+            async with lists.alone():
+                additions, outcome = encode_additions(
+                    videos, self._checkpoint.catalog, self._checkpoint.config
+                )
+                self._additions.extend(additions)
+                lists.forget_watchers([video.video_id for video in videos])
+                await self._join(llm)
         return outcome
 
     async def close(self) -> None:
@@ -157,8 +134,9 @@ class RecommendationEngine:
         llm, self._llm = self._llm, None
         if llm is None:
             return
-        for queue in self._waiting:
-            queue.put(EngineFailed("the engine was closed"))
+        lists, self._lists = self._lists, None
+        if lists is not None:
+            lists.fail(EngineFailed("the engine was closed"))
         for call in self._calls:
             call.cancel()
         if llm.output_handler is not None:
@@ -178,22 +156,20 @@ class RecommendationEngine:
         manager = self._llm.engine_core.resources.engine_manager
         return [process.pid for process in manager.processes]
 
-    @asynccontextmanager
-    async def _held(self, llm: AsyncLLM, *, whether: bool) -> AsyncIterator[None]:
-        """Let an idle engine wait for the whole of a batch.
+    async def _open(self, llm: AsyncLLM) -> SessionLists | PromptLists:
+        """What makes lists through an engine that has just started, with nothing cached."""
+        if self.options.scheduling == "vllm":
+            return PromptLists(llm, PromptBuilder(self._checkpoint), self._call)
+        (blocks, block_size), *_ = await self._answer(llm, llm.collective_rpc(OPEN_SESSIONS))
+        planner = session_planner(self._checkpoint, self.options, blocks, block_size)
 
-        It would begin with the first request alone, then take the few that came meanwhile: several steps, each
-        of which costs more than many requests.
-        """
-        if not whether:
-            yield
-            return
-        self._call(llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=False))
-        await asyncio.sleep(0)  # it is sent, before the requests
-        try:
-            yield
-        finally:
-            self._call(llm.engine_core.resume_scheduler_async())
+        async def run_steps(packed: bytes) -> bytes:
+            # whoever asks for lists says how long they may take
+            answers = await self._answer(llm, llm.collective_rpc(RUN_STEPS, args=(packed,)), seconds=math.inf)
+            answer: bytes = answers[0]  # every rank gives the same
+            return answer
+
+        return SessionLists(planner, run_steps)
 
     def _started(self) -> AsyncLLM:
         if self._llm is None:
@@ -207,17 +183,19 @@ class RecommendationEngine:
             await self._answer(llm, llm.collective_rpc(ADD_VIDEOS, args=(pack_additions(additions),)))
             self._joined += len(additions)
 
-    async def _answer(self, llm: AsyncLLM, call: Coroutine[Any, Any, T]) -> T:
+    async def _answer(
+        self, llm: AsyncLLM, call: Coroutine[Any, Any, T], *, seconds: float = _ANSWER_SECONDS
+    ) -> T:
         """What the engine answers; EngineFailed if it does not. A dead engine would be waited for for ever."""
         task = self._call(call)
-        deadline = time.monotonic() + _ANSWER_SECONDS
+        deadline = time.monotonic() + seconds
         try:
             while not task.done() and not llm.errored and time.monotonic() < deadline:
                 await asyncio.wait([task], timeout=_GLANCE_SECONDS)
         finally:
             task.cancel()
         if not task.done():
-            reason = "died" if llm.errored else f"did not answer within {_ANSWER_SECONDS:g} seconds"
+            reason = "died" if llm.errored else f"did not answer within {seconds:g} seconds"
             raise EngineFailed(f"the engine {reason}")
         if task.cancelled():
             raise EngineFailed("the engine was closed")

@@ -182,7 +182,9 @@ class MTGRForRecommendation(nn.Module):
             assert input_ids is not None
             inputs_embeds = self.embed_input_ids(input_ids)
         x, groups, _ = self.embeddings(inputs_embeds, positions)
-        times = inputs_embeds[:, TIME_LANE : TIME_LANE + TIME_LANES] if self.config.time_bias else None
+        times = None
+        if self.config.time_bias:
+            times = inputs_embeds[:, TIME_LANE : TIME_LANE + TIME_LANES].to(x.dtype)
         for layer in self.layers:
             x = layer(x, groups, times)
         hidden: Tensor = x

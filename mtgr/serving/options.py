@@ -17,6 +17,7 @@ from mtgr.requests import MAX_SLATE
 from mtgr.serving.quiet import quieten
 
 Dtype = Literal["auto", "float32", "bfloat16"]
+Scheduling = Literal["sessions", "vllm"]
 
 _ENVIRONMENT: Final = {
     "VLLM_NO_USAGE_STATS": "1",  # vLLM tells its makers nothing
@@ -46,6 +47,9 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     """Most requests of a step."""
     max_num_batched_tokens: Annotated[int, Meta(ge=1)] = 8192
     """Most new tokens of a step; longer prompts are computed in chunks."""
+    scheduling: Scheduling = "sessions"
+    """sessions: users' tokens stay in the cache and only what is new is sent; vllm: by vLLM's own scheduler, which gets
+    the whole history as a prompt each time."""
     seed: int = 0
 
 
@@ -115,7 +119,7 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str
         "logits_processors": ["mtgr.serving.seen_videos:SeenVideosMask"],
         "logprobs_mode": "processed_logprobs",
         "max_logprobs": checkpoint.config.n_slots,
-        "worker_extension_cls": "mtgr.serving.additions.VideoAdditions",
+        "worker_extension_cls": "mtgr.serving.worker_extension.WorkerExtension",
         "distributed_executor_backend": "mtgr.serving.executor.OwnedExecutor",
         "enforce_eager": on_cpu,
         "disable_log_stats": True,

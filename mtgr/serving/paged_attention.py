@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mtgr.config import TIME_LANES
+from mtgr.kernels.paged import BiasTables
 from mtgr.model.bias import time_buckets
 
 QUERY_TILE: Final = 64
@@ -33,17 +34,6 @@ MAX_PADDING: Final = 1.3
 
 SMALL_GROUP_SCORES: Final = 1 << 12
 """Below this many scores per head, padding costs less than the torch calls of another group."""
-
-
-@dataclass(frozen=True, slots=True)
-class BiasTables:
-    """What a layer adds to its scores; either may be there alone.
-
-    by_position: (heads, distances), of which the last stands for all further ones; by_time: (heads, TIME_BUCKETS).
-    """
-
-    by_position: Tensor | None
-    by_time: Tensor | None
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mtgr.admission import admit, check_count
+from mtgr.admission import admit, check_count, refusal
 from mtgr.checkpoint import Checkpoint
 from mtgr.errors import RequestRefused
 from mtgr.features import RowEncoder
@@ -110,11 +110,6 @@ class PromptBuilder:
             sequence_length=prompt.events,
             cached_tokens=output.num_cached_tokens or 0,
         )
-
-
-def refusal(error: RequestRefused) -> ListRefusal:
-    """A refusal as it crosses process boundaries."""
-    return ListRefusal(type(error).__name__, str(error))
 
 
 def refused_by_engine(error: Exception) -> ListRefusal:

@@ -139,7 +139,7 @@ async def test_appended_events_come_from_the_cache(
 ) -> None:
     """A user's next list costs the new events; how many tokens were found again is told."""
     events = interactions(2, 70)
-    for length, cached in ((60, 0), (61, 48), (70, 48)):
+    for length, cached in ((60, 0), (61, 61), (70, 62)):
         requests = [list_request(events[:length])]
         outcomes = await engine.recommend(requests)
         assert_same_lists(outcomes, reference.recommend(requests))

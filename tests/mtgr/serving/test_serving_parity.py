@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import pytest
@@ -24,6 +24,9 @@ from mtgr.reference import ReferenceRecommender
 from mtgr.requests import MAX_SLATE, ListOutcome, ListRequest, ListResult
 from mtgr.serving.options import EngineOptions, engine_arguments, prepare_vllm
 from mtgr.serving.prompts import PromptBuilder
+from mtgr.serving.session_batches import decode_answer, encode_steps
+from mtgr.serving.session_lists import session_planner
+from mtgr.serving.worker_extension import OPEN_SESSIONS, RUN_STEPS
 from schemas.events import Interaction
 
 pytestmark = pytest.mark.vllm
@@ -33,12 +36,21 @@ Recommend = Callable[[list[ListRequest]], list[ListOutcome]]
 SET_UPS: dict[str, tuple[str, dict[str, Any]]] = {
     "plain, as it comes": ("plain", {}),
     "everything, as it comes": ("everything", {}),
-    "everything, without prefix caching": ("everything", {"enable_prefix_caching": False}),
     "everything, in small chunks, odd blocks": (
         "everything",
         {"max_num_batched_tokens": 48, "max_num_seqs": 12, "block_size": 5},
     ),
     "bare, few at once, large blocks": ("bare", {"max_num_seqs": 3, "block_size": 64}),
+    "plain, by vLLM's scheduler": ("plain", {"scheduling": "vllm"}),
+    "everything, by vLLM's scheduler": ("everything", {"scheduling": "vllm"}),
+    "everything, by vLLM's scheduler, without prefix caching": (
+        "everything",
+        {"scheduling": "vllm", "enable_prefix_caching": False},
+    ),
+    "everything, by vLLM's scheduler, in small chunks, odd blocks": (
+        "everything",
+        {"scheduling": "vllm", "max_num_batched_tokens": 48, "max_num_seqs": 12, "block_size": 5},
+    ),
 }
 
 
@@ -69,6 +81,27 @@ def vllm_within(checkpoint: Checkpoint, options: EngineOptions) -> Iterator[Reco
         from vllm import LLM
 
         llm = LLM(**engine_arguments(options, checkpoint))
+    yield (_by_sessions if options.scheduling == "sessions" else _by_prompts)(llm, checkpoint, options)
+    llm.llm_engine.engine_core.shutdown()
+
+
+def _by_sessions(llm: Any, checkpoint: Checkpoint, options: EngineOptions) -> Recommend:
+    (blocks, block_size), *_ = llm.collective_rpc(OPEN_SESSIONS)
+    planner = session_planner(checkpoint, options, blocks, block_size)
+
+    def recommend(requests: list[ListRequest]) -> list[ListOutcome]:
+        outcomes: list[ListOutcome] = []
+        while len(outcomes) < len(requests):
+            batch = planner.plan(requests[len(outcomes) :])
+            (answer, *_) = llm.collective_rpc(RUN_STEPS, args=(encode_steps(batch.steps),))
+            made = dict(planner.read(batch, decode_answer(answer)))
+            outcomes += [made[place] for place in range(batch.taken)]
+        return outcomes
+
+    return recommend
+
+
+def _by_prompts(llm: Any, checkpoint: Checkpoint, options: EngineOptions) -> Recommend:
     builder = PromptBuilder(checkpoint)
 
     def recommend(requests: list[ListRequest]) -> list[ListOutcome]:
@@ -81,8 +114,7 @@ def vllm_within(checkpoint: Checkpoint, options: EngineOptions) -> Iterator[Reco
             outcomes[prompt.place] = builder.read(prompt, output)
         return [outcomes[place] for place in range(len(requests))]
 
-    yield recommend
-    llm.llm_engine.engine_core.shutdown()
+    return recommend
 
 
 @pytest.fixture(scope="module", params=SET_UPS, ids=list(SET_UPS))
@@ -149,7 +181,7 @@ def test_a_slate_leaves_no_trace_in_other_lists(pair: Pair) -> None:
 
 
 def test_appended_events_find_the_history_in_the_cache(pair: Pair) -> None:
-    """What was computed for a user is found again in whole blocks, and the lists are those of a fresh start."""
+    """What was computed for a user is found again, by vLLM in whole blocks, and lists are those of a fresh start."""
     users = histories(5, *[65 + place for place in range(12)])
     profile = {"country": "jp", "age": 51}
     known = [0] * len(users)
@@ -157,9 +189,10 @@ def test_appended_events_find_the_history_in_the_cache(pair: Pair) -> None:
         requests = [list_request(events[:-fewer], profile=profile) for events in users]
         outcomes = pair.check(requests)
         assert [outcome.cached_tokens for outcome in outcomes if isinstance(outcome, ListResult)] == known
-        if pair.options.enable_prefix_caching:
+        by_sessions = pair.options.scheduling == "sessions"
+        if by_sessions or pair.options.enable_prefix_caching:
             # tokens: the profile and the events
-            block = pair.options.block_size
+            block = 1 if by_sessions else pair.options.block_size
             known = [(1 + len(events) - fewer) // block * block for events in users]
 
 
@@ -231,13 +264,16 @@ def test_bfloat16_serves_nearly_the_same_lists(
             assert max(abs(a - b) for a, b in zip(ours.scores, theirs.scores, strict=True)) < 0.3
 
 
+@pytest.mark.parametrize("scheduling", ["sessions", "vllm"])
 def test_a_cache_that_overflows_forgets_and_stays_exact(
-    checkpoints: dict[str, Checkpoint], references: dict[str, ReferenceRecommender]
+    scheduling: Literal["sessions", "vllm"],
+    checkpoints: dict[str, Checkpoint],
+    references: dict[str, ReferenceRecommender],
 ) -> None:
     """With room for two sequences, users wait for each other, lose their histories and half their slates, and
     nothing more."""
     checkpoint = checkpoints["everything"]
-    options = EngineOptions(checkpoint=checkpoint.directory, kv_cache_gib=1.5e-4)
+    options = EngineOptions(checkpoint=checkpoint.directory, kv_cache_gib=1.5e-4, scheduling=scheduling)
     users = histories(14, *[70 + place for place in range(10)])
     with vllm_within(checkpoint, options) as recommend:
         pair = Pair(recommend, references["everything"], options)

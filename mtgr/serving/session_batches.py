@@ -1,0 +1,337 @@
+"""Requests to the steps that an engine's workers run, and what they answer to lists: only what is new is sent."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from msgspec import Struct
+
+from mtgr.admission import admit, check_count, looks_sound, refusal
+from mtgr.attributes import unpack_attributes
+from mtgr.checkpoint import Checkpoint
+from mtgr.errors import RequestRefused
+from mtgr.features import NO_TIME, RowEncoder, check_records
+from mtgr.history import RECORD_BYTES, RECORD_DTYPE, History, split_ids
+from mtgr.requests import ListOutcome, ListRefusal, ListRequest, ListResult
+from mtgr.serving.sessions import NULL_BLOCK, Session, SessionTable, history_digest
+
+NO_ITEM: Final = -1
+"""Item of a token that no list leaves out: a profile, or a video outside the catalog."""
+
+_TIMESTAMP: Final = struct.Struct("<q")
+_ID_BYTES: Final = struct.Struct("<H")
+
+
+class Step(Struct, frozen=True, array_like=True, gc=False):
+    """What a worker computes at once; arrays as bytes, one number for each token or request.
+
+    rows: float32 (tokens, lanes); items: int32 (tokens,) places of the catalog, or NO_ITEM; cached, new: int32
+    (requests,) tokens that each request has and gets; blocks: int32 (requests, n), padded; counts: int32 (requests,)
+    length of its list, 0 where more of the request follows in another step; slates: bool (requests,).
+    """
+
+    rows: bytes
+    items: bytes
+    cached: bytes
+    new: bytes
+    blocks: bytes
+    counts: bytes
+    slates: bytes
+
+
+class Answer(Struct, frozen=True, array_like=True, gc=False):
+    """The lists of a batch, joined in the order of its requests: int32 places of the catalog, float32 scores."""
+
+    items: bytes
+    scores: bytes
+
+
+NOTHING: Final = Answer(b"", b"")
+
+encode_steps: Final = msgspec.msgpack.Encoder().encode
+decode_steps: Final = msgspec.msgpack.Decoder(list[Step]).decode
+encode_answer: Final = msgspec.msgpack.Encoder().encode
+decode_answer: Final = msgspec.msgpack.Decoder(Answer).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is new of one request."""
+
+    place: int  # of the request among those that were planned
+    request: ListRequest
+    session: Session
+    first: int  # event that is computed first
+    video_start: int  # byte at which its video id begins
+    cached: int  # tokens before it
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the profile is to be computed too."""
+        return self.cached == 0
+
+    @property
+    def events(self) -> int:
+        """Of the whole history."""
+        return len(self.request.records) // RECORD_BYTES
+
+
+@dataclass(slots=True)
+class Batch:
+    """Some requests' work for the engine, and the refusals of those it has none of.
+
+    taken: how many of the requests it answers, from the first on: the others have no room in the cache beside them.
+    """
+
+    taken: int
+    pieces: list[Piece] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    refusals: dict[int, ListRefusal] = field(default_factory=dict)
+    tokens: int = 0
+
+
+class BatchPlanner:
+    """Decides what is computed, where it lies and in which steps, for one checkpoint and the cache of its engine."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        table: SessionTable,
+        *,
+        step_tokens: int,
+        step_requests: int,
+        batch_tokens: int,
+    ) -> None:
+        """A batch takes no more requests once it has `batch_tokens`; a step has at most so many tokens and requests."""
+        self.table: Final = table
+        self._config: Final = checkpoint.config
+        self._catalog: Final = checkpoint.catalog
+        self._encoder: Final = RowEncoder(checkpoint.config, checkpoint.catalog)
+        self._step_tokens: Final = step_tokens
+        self._step_requests: Final = step_requests
+        self._batch_tokens: Final = batch_tokens
+
+    def plan(self, requests: Sequence[ListRequest]) -> Batch:
+        """The batch of the first requests, as many as fit; it must be sent before the next one is planned.
+
+        Every request is checked here, since one that fails inside a worker fails all the others of its batch.
+        """
+        batch = self._match(requests)
+        try:
+            rows, items = self._encode(batch)
+        except ValueError:
+            self._refuse_corrupt(requests, batch)
+            rows, items = self._encode(batch)
+        staying = {piece.session for piece in batch.pieces}
+        for piece in batch.pieces:
+            self.table.trim(piece.session, self._tokens(piece.request))
+        for piece in batch.pieces:
+            self.table.reserve(piece.session, self._tokens(piece.request), staying=staying)
+        batch.steps.extend(self._steps(batch, rows, items))
+        return batch
+
+    def read(self, batch: Batch, answer: Answer) -> Iterator[tuple[int, ListOutcome]]:
+        """The outcomes of a batch by the places of their requests."""
+        yield from batch.refusals.items()
+        items = np.frombuffer(answer.items, np.int32).tolist()
+        scores = np.frombuffer(answer.scores, np.float32)
+        finite = np.isfinite(scores)
+        listed = scores.tolist()
+        end = 0
+        for piece in batch.pieces:
+            begin, end = end, end + piece.request.count
+            if not finite[begin:end].all():
+                yield piece.place, refusal(RequestRefused("the model's scores are not finite"))
+                continue
+            yield (
+                piece.place,
+                ListResult(
+                    video_ids=[self._catalog.video_ids[item] for item in items[begin:end]],
+                    scores=listed[begin:end],
+                    sequence_length=piece.events,
+                    cached_tokens=piece.cached,
+                ),
+            )
+
+    def _match(self, requests: Sequence[ListRequest]) -> Batch:
+        """Find the sessions of requests and what is new to them, until the batch is full."""
+        batch = Batch(taken=0)
+        blocks = 0
+        users: set[str] = set()
+        for place, request in enumerate(requests):
+            if request.user_id in users or batch.tokens >= self._batch_tokens:
+                break  # a user's later request goes on from what the earlier one leaves
+            try:
+                self._check(request)
+                blocks += self.table.blocks_of(self._tokens(request))
+                if blocks > self.table.capacity:
+                    break
+                piece = self._piece(place, request)
+            except RequestRefused as error:
+                batch.refusals[place] = refusal(error)
+            else:
+                users.add(request.user_id)
+                batch.pieces.append(piece)
+                batch.tokens += piece.events - piece.first + piece.fresh
+            batch.taken += 1
+        return batch
+
+    def _check(self, request: ListRequest) -> None:
+        """RequestRefused as `admit` and `check_count` refuse, for what can be told without a look at every event."""
+        events = len(request.records) // RECORD_BYTES
+        if looks_sound(request, self._config) and request.count + events <= len(self._catalog):
+            return
+        history, _ = admit(request, self._config)
+        seen = np.unique(self._catalog.indices(history.video_ids))
+        check_count(request.count, int((seen < len(self._catalog)).sum()), len(self._catalog))
+
+    def _piece(self, place: int, request: ListRequest) -> Piece:
+        """What is new of a request; its session is then as it will be once that is computed."""
+        session = self.table.find(request)
+        records, events = request.records, len(request.records) // RECORD_BYTES
+        if session is None:
+            try:
+                unpack_attributes(request.profile)
+            except ValueError as error:
+                raise RequestRefused(f"profile is corrupt: {error}") from None
+            session = self.table.begin(request.user_id, request.profile)
+        first, video_start = session.events, session.video_bytes
+        if first == events:  # nothing is new: the last token is computed again
+            first -= 1
+            video_start -= _ID_BYTES.unpack_from(records, first * RECORD_BYTES + _ID_OFFSET)[0]
+        piece = Piece(place, request, session, first, video_start, first + 1 if session.events else 0)
+        session.events, session.video_bytes = events, len(request.videos)
+        session.digest = history_digest(request, events, len(request.videos))
+        return piece
+
+    def _encode(self, batch: Batch) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+        """The rows and items of all tokens of a batch; ValueError if some request's events are corrupt."""
+        pieces = batch.pieces
+        if not pieces:
+            return np.zeros((0, self._config.row_width), np.float32), np.zeros(0, np.int32)
+        records = np.frombuffer(
+            b"".join(memoryview(piece.request.records)[piece.first * RECORD_BYTES :] for piece in pieces),
+            RECORD_DTYPE,
+        )
+        counts = np.array([piece.events - piece.first for piece in pieces])
+        starts = np.cumsum(counts) - counts
+        ends = np.cumsum(records["video_id_bytes"], dtype=np.int64)
+        video_bytes = np.cumsum([len(piece.request.videos) - piece.video_start for piece in pieces])
+        if (ends[starts + counts - 1] != video_bytes).any():
+            raise ValueError("the records of a request want more or fewer bytes of video ids than it has")
+        videos = b"".join(memoryview(piece.request.videos)[piece.video_start :] for piece in pieces)
+        ids = split_ids(videos, ends.tolist())
+        check_records(History(records, ids))
+        before = np.array([_time_before(piece) for piece in pieces])
+        event_rows, indices = self._encoder.encode_events(records, ids, starts, before)
+        self._note_unknown(pieces, starts, ids, indices)
+
+        fresh = np.array([piece.fresh for piece in pieces])
+        lengths = counts + fresh
+        total = int(lengths.sum())
+        profiles = (np.cumsum(lengths) - lengths)[fresh]
+        is_event = np.ones(total, np.bool_)
+        is_event[profiles] = False
+        rows = np.empty((total, self._config.row_width), np.float32)
+        items = np.full(total, NO_ITEM, np.int32)
+        rows[is_event] = event_rows
+        rows[profiles] = self._encoder.encode_profiles(
+            [unpack_attributes(piece.request.profile) for piece in pieces if piece.fresh]
+        )
+        items[is_event] = np.where(indices < self._config.n_slots, indices, NO_ITEM)
+        return rows, items
+
+    def _note_unknown(
+        self,
+        pieces: Sequence[Piece],
+        starts: npt.NDArray[np.int64],
+        ids: Sequence[str],
+        indices: npt.NDArray[np.int64],
+    ) -> None:
+        unknown = np.flatnonzero(indices >= self._config.n_slots)
+        owners = np.searchsorted(starts, unknown, side="right") - 1
+        for place, owner in zip(unknown.tolist(), owners.tolist(), strict=True):
+            pieces[owner].session.unknown.add(ids[place])
+
+    def _refuse_corrupt(self, requests: Sequence[ListRequest], batch: Batch) -> None:
+        """Take the requests out of a batch that cannot be decoded; the others begin anew."""
+        for piece in batch.pieces:
+            self.table.forget(piece.session.user_id)
+        sound: list[Piece] = []
+        for piece in batch.pieces:
+            try:
+                admit(piece.request, self._config)
+            except RequestRefused as error:
+                batch.refusals[piece.place] = refusal(error)
+            else:
+                sound.append(self._piece(piece.place, piece.request))
+        batch.pieces = sound
+        batch.tokens = sum(piece.events + 1 for piece in sound)
+
+    def _tokens(self, request: ListRequest) -> int:
+        """Tokens that a request's history has, and the videos of a slate that are computed after it."""
+        return len(request.records) // RECORD_BYTES + (request.count if request.strategy == "slate" else 1)
+
+    def _steps(
+        self, batch: Batch, rows: npt.NDArray[np.float32], items: npt.NDArray[np.int32]
+    ) -> Iterator[Step]:
+        """Cut the tokens of a batch, in their order, into steps; a request that is too long has parts in several."""
+        parts: list[
+            tuple[Piece, int, int, bool]
+        ] = []  # tokens cached before and new ones, and whether it ends there
+        begin = end = 0
+        for piece in batch.pieces:
+            cached, left = piece.cached, piece.events - piece.first + piece.fresh
+            while left:
+                if end - begin == self._step_tokens or len(parts) == self._step_requests:
+                    yield _step(parts, rows[begin:end], items[begin:end])
+                    parts, begin = [], end
+                new = min(left, self._step_tokens - (end - begin))
+                parts.append((piece, cached, new, new == left))
+                cached, left, end = cached + new, left - new, end + new
+        if parts:
+            yield _step(parts, rows[begin:end], items[begin:end])
+
+
+_ID_OFFSET: Final[int] = RECORD_DTYPE.fields["video_id_bytes"][1]  # type: ignore[index]
+_TIME_OFFSET: Final[int] = RECORD_DTYPE.fields["timestamp_ms"][1]  # type: ignore[index]
+
+
+def _time_before(piece: Piece) -> int:
+    """When the event before the first one of a piece was."""
+    if not piece.first:
+        return NO_TIME
+    time: int = _TIMESTAMP.unpack_from(
+        piece.request.records, (piece.first - 1) * RECORD_BYTES + _TIME_OFFSET
+    )[0]
+    return time
+
+
+def _step(
+    parts: Sequence[tuple[Piece, int, int, bool]],
+    rows: npt.NDArray[np.float32],
+    items: npt.NDArray[np.int32],
+) -> Step:
+    tables: list[list[int]] = [piece.session.blocks for piece, _, _, _ in parts]
+    blocks = np.full((len(parts), max(map(len, tables))), NULL_BLOCK, np.int32)
+    for place, table in enumerate(tables):
+        blocks[place, : len(table)] = table
+
+    def numbers(values: Iterator[Any], dtype: type[np.generic] = np.int32) -> bytes:
+        return np.fromiter(values, dtype, len(parts)).tobytes()
+
+    return Step(
+        rows=rows.tobytes(),
+        items=items.tobytes(),
+        cached=numbers(cached for _, cached, _, _ in parts),
+        new=numbers(new for _, _, new, _ in parts),
+        blocks=blocks.tobytes(),
+        counts=numbers(piece.request.count if ends else 0 for piece, _, _, ends in parts),
+        slates=numbers((piece.request.strategy == "slate" for piece, _, _, _ in parts), np.bool_),
+    )

@@ -1,0 +1,153 @@
+"""Lists by sessions: calls that overlap are joined to batches, and batches follow each other without a pause."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from mtgr.checkpoint import Checkpoint
+from mtgr.errors import EngineFailed
+from mtgr.requests import ListOutcome, ListRequest
+from mtgr.serving.options import EngineOptions
+from mtgr.serving.session_batches import NOTHING, Batch, BatchPlanner, decode_answer, encode_steps
+from mtgr.serving.sessions import SessionTable
+
+RunSteps = Callable[[bytes], Awaitable[bytes]]
+"""Sends steps to the engine and gives back its answer; calls are answered in the order they were made."""
+
+BATCHES_UNDER_WAY: Final = 2
+"""One that the engine computes, and one that it finds when that is done: a third would only wait there, closed to
+requests that come meanwhile."""
+
+BATCH_STEPS: Final = 2
+"""Steps' worth of new tokens after which a batch is sent: the engine begins while the next one is encoded."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A request that somebody waits for."""
+
+    request: ListRequest
+    outcome: asyncio.Future[ListOutcome]
+
+
+class SessionLists:
+    """Makes lists through an engine of which it has the KV cache to itself.
+
+    The batching window is the time that the batches under way take: an idle engine gets a request at once, a busy one
+    gets all that have come since, so that latency is that of one where there is one, and throughput that of many where
+    there are many.
+    """
+
+    def __init__(self, planner: BatchPlanner, run_steps: RunSteps) -> None:
+        self.planner: Final = planner
+        self._run_steps: Final = run_steps
+        self._queue: Final[deque[_Waiting]] = deque()
+        self._under_way: Final[set[asyncio.Task[None]]] = set()
+        self._starting: asyncio.Handle | None = None
+        self._failure: EngineFailed | None = None
+        self._changing: Final = asyncio.Lock()
+        self._held = False
+
+    async def recommend(self, requests: Sequence[ListRequest]) -> list[ListOutcome]:
+        """One outcome for each request, in their order; raises what the engine failed with."""
+        if self._failure is not None:
+            raise self._failure
+        loop = asyncio.get_running_loop()
+        waiting = [_Waiting(request, loop.create_future()) for request in requests]
+        self._queue.extend(waiting)
+        # not at once: callers that the loop wakes together share a batch
+        if self._starting is None:
+            self._starting = loop.call_soon(self._start)
+        try:
+            return [await one.outcome for one in waiting]
+        finally:
+            for one in waiting:
+                one.outcome.cancel()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Finish the batches under way and begin no other one until this is left: what is cached may change in it."""
+        async with self._changing:
+            self._held = True
+            try:
+                while self._under_way:
+                    await asyncio.wait(self._under_way)
+                yield
+            finally:
+                self._held = False
+                self._start()
+
+    def forget_watchers(self, video_ids: Sequence[str]) -> None:
+        """Videos have joined the catalog: what is cached of who has watched one is out of date."""
+        self.planner.table.forget_watchers(video_ids)
+
+    def fail(self, failure: EngineFailed) -> None:
+        """End all that wait, and all that will ask."""
+        self._failure = failure
+        for task in self._under_way:
+            task.cancel()
+        while self._queue:
+            _fail(self._queue.popleft(), failure)
+
+    def _start(self) -> None:
+        """Begin batches while there is something to do and the engine would not only queue them."""
+        self._starting = None
+        while self._queue and not self._held and len(self._under_way) < BATCHES_UNDER_WAY:
+            while self._queue and self._queue[0].outcome.done():
+                self._queue.popleft()  # given up before it was begun
+            if not self._queue:
+                return
+            batch = self.planner.plan([one.request for one in self._queue])
+            taken = [self._queue.popleft() for _ in range(batch.taken)]
+            task = asyncio.create_task(self._run(batch, taken))
+            self._under_way.add(task)
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        if self._failure is None:
+            self._start()
+
+    async def _run(self, batch: Batch, taken: Sequence[_Waiting]) -> None:
+        try:
+            answer = NOTHING
+            if batch.steps:
+                answer = decode_answer(await self._run_steps(encode_steps(batch.steps)))
+            outcomes = dict(self.planner.read(batch, answer))
+        except asyncio.CancelledError:
+            failure = self._failure or EngineFailed("the engine was closed")
+            for one in taken:
+                _fail(one, failure)
+            raise
+        except EngineFailed as error:
+            for one in taken:
+                _fail(one, error)
+            self.fail(error)
+        else:
+            for place, one in enumerate(taken):
+                if not one.outcome.done():
+                    one.outcome.set_result(outcomes[place])
+
+
+def session_planner(
+    checkpoint: Checkpoint, options: EngineOptions, blocks: int, block_size: int
+) -> BatchPlanner:
+    """The planner of an engine that has just started and has so many blocks of cache."""
+    return BatchPlanner(
+        checkpoint,
+        SessionTable(blocks, block_size),
+        step_tokens=options.max_num_batched_tokens,
+        step_requests=options.max_num_seqs,
+        batch_tokens=BATCH_STEPS * options.max_num_batched_tokens,
+    )
+
+
+def _fail(one: _Waiting, failure: EngineFailed) -> None:
+    if not one.outcome.done():
+        one.outcome.set_exception(failure)
+        one.outcome.exception()  # whoever waited may have gone

@@ -1,0 +1,221 @@
+"""The worker's side of sessions: steps in, lists out, on vLLM's model and in vLLM's KV cache."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+import torch
+from torch import Tensor
+from vllm.forward_context import set_forward_context
+
+from mtgr.requests import MAX_SLATE
+from mtgr.serving.attention import SiluAttentionMetadata, attention_metadata
+from mtgr.serving.session_batches import NO_ITEM, NOTHING, Answer, Step
+from mtgr.serving.step_graphs import StepGraphs
+
+log = structlog.get_logger(__name__)
+
+Numbers = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A step's requests, unpacked; shapes as in `Step`."""
+
+    cached: Numbers
+    new: Numbers
+    blocks: Numbers
+    counts: Numbers
+    slates: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, step: Step) -> Parts:
+        """Read the arrays of a step."""
+        cached = np.frombuffer(step.cached, np.int32)
+        return cls(
+            cached=cached,
+            new=np.frombuffer(step.new, np.int32),
+            blocks=np.frombuffer(step.blocks, np.int32).reshape(len(cached), -1),
+            counts=np.frombuffer(step.counts, np.int32),
+            slates=np.frombuffer(step.slates, np.bool_),
+        )
+
+    @property
+    def starts(self) -> Numbers:
+        """(requests + 1,) where the tokens of each begin in the step."""
+        return np.concatenate([[0], np.cumsum(self.new)]).astype(np.int32)
+
+    def next_token(self, chosen: npt.NDArray[np.intp], step: int) -> Parts:
+        """Some of the requests, each with one token more, `step` tokens after those it came with."""
+        ones = np.ones(len(chosen), np.int32)
+        cached = (self.cached + self.new)[chosen] + np.int32(step)
+        return Parts(cached, ones, self.blocks[chosen], ones, np.ones(len(chosen), np.bool_))
+
+
+class SessionWorker:
+    """Runs steps on the model of a vLLM worker.
+
+    The cache holds what `mtgr.serving.sessions` says it holds: this side remembers nothing but the cache, and the item
+    of each token in it, by which lists leave out what was seen.
+    """
+
+    def __init__(self, worker: Any) -> None:
+        self._model: Final = worker.get_model()
+        self._vllm_config: Final = worker.vllm_config
+        self._device: Final[torch.device] = worker.device
+        layers = self._vllm_config.compilation_config.static_forward_context
+        self._layers: Final = [name for name, layer in layers.items() if hasattr(layer, "kv_cache")]
+        cache: Tensor = layers[self._layers[0]].kv_cache
+        self.blocks, self._heads, self.block_size, _ = cache.shape
+        self._items: Final = torch.full(
+            (self.blocks, self.block_size), NO_ITEM, dtype=torch.int32, device=self._device
+        )
+        self._graphs: StepGraphs | None = None
+        if self._device.type == "cuda":
+            with torch.inference_mode():
+                self._graphs = self._captured()
+
+    @torch.inference_mode()
+    def run(self, steps: list[Step]) -> Answer:
+        """Compute steps in their order; the answer has the lists of the requests that end in them."""
+        items, scores = [], []
+        for step in steps:
+            for listed, scored in self._run(step):
+                items.append(listed)
+                scores.append(scored)
+        if not items:
+            return NOTHING
+        return Answer(
+            torch.cat(items).to(torch.int32).cpu().numpy().tobytes(),
+            torch.cat(scores).cpu().numpy().tobytes(),
+        )
+
+    def _run(self, step: Step) -> list[tuple[Tensor, Tensor]]:
+        parts = Parts.of(step)
+        rows = np.frombuffer(step.rows, np.float32).reshape(int(parts.new.sum()), -1)
+        hidden = self._forward(self._tensor(rows), self._tensor(np.frombuffer(step.items, np.int32)), parts)
+        ending = np.flatnonzero(parts.counts)
+        if not len(ending):
+            return []
+        last = self._tensor(parts.starts[1:][ending] - 1)
+        logits = self._logits(hidden[last], parts, ending)
+        slates = parts.slates[ending]
+        lists: list[tuple[Tensor, Tensor]] = [None] * len(ending)  # type: ignore[list-item]
+        most = int(parts.counts[ending].max(where=~slates, initial=0))
+        top = logits.topk(most, dim=-1)
+        total = logits.logsumexp(-1, keepdim=True)
+        values = top.values - total
+        for place in np.flatnonzero(~slates).tolist():
+            count = int(parts.counts[ending[place]])
+            lists[place] = top.indices[place, :count], values[place, :count]
+        if slates.any():
+            places = np.flatnonzero(slates)
+            made = self._slates(logits[self._tensor(places)], parts, ending[places])
+            for place, slate in zip(places.tolist(), made, strict=True):
+                lists[place] = slate
+        return lists
+
+    def _slates(
+        self, logits: Tensor, parts: Parts, chosen: npt.NDArray[np.intp]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Lists made video by video, from the logits (n, slots) of the first ones, of the chosen requests."""
+        counts = parts.counts[chosen]
+        listed: list[Tensor] = []
+        scored: list[Tensor] = []
+        going = np.arange(len(chosen))  # of the chosen: those whose lists go on
+        for length in range(int(counts.max())):
+            best = logits.max(-1, keepdim=True)
+            column = torch.full((len(chosen), 1), NO_ITEM, dtype=torch.int64, device=logits.device)
+            score = logits.new_zeros((len(chosen), 1))
+            where = self._tensor(going)
+            column[where] = best.indices
+            score[where] = best.values - logits.logsumexp(-1, keepdim=True)
+            listed.append(column)
+            scored.append(score)
+            still = counts[going] > length + 1
+            going = going[still]
+            if not len(going):
+                break
+            token = best.indices[self._tensor(np.flatnonzero(still))].squeeze(1)
+            more = parts.next_token(chosen[going], length)
+            hidden = self._forward(self._model.embed_input_ids(token).float(), token.to(torch.int32), more)
+            logits = self._logits(hidden, more, np.arange(len(going)))
+        items, scores = torch.cat(listed, 1), torch.cat(scored, 1)
+        return [(items[place, :count], scores[place, :count]) for place, count in enumerate(counts.tolist())]
+
+    def _forward(self, rows: Tensor, items: Tensor, parts: Parts) -> Tensor:
+        """The hidden states (tokens, d_model) of rows (tokens, lanes), whose keys and items are then in the cache."""
+        starts, lengths = parts.starts, parts.cached + parts.new
+        request = np.repeat(np.arange(len(parts.new)), parts.new)
+        positions = np.arange(len(request)) - starts[request] + parts.cached[request]
+        block, offset = np.divmod(positions, self.block_size)
+        slots = parts.blocks[request, block].astype(np.int64) * self.block_size + offset
+        self._items.view(-1)[self._tensor(slots)] = items
+        if self._graphs is not None:
+            hidden = self._graphs.run(rows, positions, slots, starts, lengths, parts.blocks)
+            if hidden is not None:
+                return hidden
+        metadata = attention_metadata(
+            starts,
+            lengths,
+            self._tensor(parts.blocks),
+            block_size=self.block_size,
+            heads=self._heads,
+        )
+        return self._compute(rows, self._tensor(positions), self._tensor(slots), metadata)
+
+    def _compute(
+        self, rows: Tensor, positions: Tensor, slots: Tensor, metadata: SiluAttentionMetadata
+    ) -> Tensor:
+        with set_forward_context(
+            dict.fromkeys(self._layers, metadata),
+            self._vllm_config,
+            num_tokens=len(rows),
+            slot_mapping=dict.fromkeys(self._layers, slots),
+        ):
+            hidden: Tensor = self._model(None, positions, inputs_embeds=rows)
+        return hidden
+
+    def _captured(self) -> StepGraphs:
+        """Graphs for the steps of a stream, every kernel of which is compiled then."""
+        config, scheduler = self._model.config, self._vllm_config.scheduler_config
+        longest = config.max_length + MAX_SLATE
+        graphs = StepGraphs(
+            lambda rows, positions, slots, step: self._compute(
+                rows, positions, slots, SiluAttentionMetadata(len(rows), [], step)
+            ),
+            lanes=config.row_width,
+            requests=scheduler.max_num_seqs,
+            blocks=-(-longest // self.block_size),
+            step_tokens=scheduler.max_num_batched_tokens,
+            device=self._device,
+        )
+        began = time.monotonic()
+        captured = graphs.capture()
+        log.info("graphs_captured", graphs=captured, seconds=round(time.monotonic() - began, 1))
+        return graphs
+
+    def _logits(self, hidden: Tensor, parts: Parts, chosen: npt.NDArray[np.intp]) -> Tensor:
+        """(n, slots) float32 logits of the chosen requests' next videos, those in their histories left out."""
+        logits: Tensor = self._model.compute_logits(hidden).float()
+        tokens = (parts.cached + parts.new)[chosen]
+        blocks = self._tensor(
+            parts.blocks[chosen, : -(-int(tokens.max()) // self.block_size)].astype(np.int64)
+        )
+        items = self._items[blocks].flatten(1).long()
+        place = torch.arange(items.shape[1], device=self._device)
+        seen = (place < self._tensor(tokens).unsqueeze(1)) & (items >= 0) & (items < logits.shape[1])
+        # by the minimum, so that what is written where nothing was seen changes nothing
+        return logits.scatter_reduce_(
+            1, items.where(seen, 0), torch.where(seen, -torch.inf, torch.inf), "amin"
+        )
+
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        if not array.flags.writeable:
+            array = array.copy()
+        return torch.from_numpy(array).to(self._device, non_blocking=True)
