@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from mtgr.evaluation.quality.rendering import BASELINES, render
 from mtgr.evaluation.quality.runs import BEYOND, Run
 
 _USERS = 400
+_ROOT = Path(__file__).parents[3]
 
 
 def _run(
@@ -159,3 +162,19 @@ def test_runs_of_other_cases_are_refused() -> None:
 def test_lines_are_never_blank_twice() -> None:
     """The page is clean Markdown also where sections are missing."""
     assert "\n\n\n" not in render([_run("ours", 0.3), _run("ours", 0.3, data_set="kuairand")])
+
+
+@pytest.mark.parametrize(
+    ("name", "begin", "end"),
+    [
+        ("README.md", "| HR@10, whole catalog", "docs/quality.md"),
+        ("docs/model.md", "**Ablations**", "was not measured"),
+    ],
+)
+def test_what_is_quoted_of_the_page_stands_on_it(name: str, begin: str, end: str) -> None:
+    """Where the page is made anew, figures told elsewhere are not left behind; those of others have no leading 0."""
+    quoted = (_ROOT / name).read_text().partition(begin)[2].partition(end)[0]
+    figure = r"(?<![\d.])[+-]?0\.\d{4}(?!\d)"
+    figures = re.findall(figure, quoted)
+    assert figures
+    assert set(figures) <= set(re.findall(figure, (_ROOT / "docs/quality.md").read_text()))
