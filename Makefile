@@ -66,6 +66,14 @@ run: setup ## Train, stream and show lists on this machine (DATA=path of a log, 
 test: lint ## Everything that must hold: lint, types, import rules, schemas, unit and integration tests.
 	@$(BIN)/python -m pytest --durations=15 $(ARGS)
 
+.PHONY: fuzz
+fuzz: setup ## Send 200,000 spoilt records through decoder and partition (ARGS="--junitxml=..." keeps the counts).
+	@FUZZ_RECORDS=$${FUZZ_RECORDS:-200000} $(BIN)/python -m pytest tests/stream/test_fuzz.py tests/schemas $(ARGS)
+
+.PHONY: audit
+audit: setup ## Look for known weaknesses in every pinned package; needs the network, and fails where it has none.
+	@$(UV) tool run pip-audit --strict --disable-pip --no-deps --requirement constraints.txt $(ARGS)
+
 .PHONY: lint
 lint: setup ## Style, formatting, types and import rules.
 	@$(BIN)/ruff check .

@@ -105,6 +105,7 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str
         "skip_tokenizer_init": True,
         "enable_prompt_embeds": True,
         "generation_config": "vllm",
+        "load_format": "safetensors",
         "dtype": dtype,
         "max_model_len": longest,
         "block_size": options.block_size,
