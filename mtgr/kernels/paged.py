@@ -85,3 +85,10 @@ def cut_tiles(
     last_seen = (lengths - new_tokens)[request] + np.minimum(first + tile_queries, new_tokens[request])
     order = np.argsort(-last_seen, kind="stable")
     return np.stack([request[order], first[order].astype(np.int32)], axis=1)
+
+
+def tile_for(most_new: int) -> int:
+    """Queries of a tile on a GPU, where no request of a step has more new tokens than `most_new`."""
+    if most_new == 1:
+        return 1
+    return 16 if most_new <= 16 else 64

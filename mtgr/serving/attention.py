@@ -19,7 +19,7 @@ from vllm.v1.attention.backend import (
 )
 from vllm.v1.kv_cache_interface import KVCacheLayout
 
-from mtgr.kernels.paged import PagedStep, plan_step
+from mtgr.kernels.paged import PagedStep, plan_step, tile_for
 from mtgr.serving.bias import ServedBias
 from mtgr.serving.paged_attention import TileGroup, attend, plan_tiles, store
 
@@ -83,13 +83,6 @@ def attention_metadata(
     return SiluAttentionMetadata(tokens, groups)
 
 
-def tile_for(most_new: int) -> int:
-    """Queries of a tile on a GPU, where no request of a step has more new tokens than `most_new`."""
-    if most_new == 1:
-        return 1
-    return 16 if most_new <= 16 else 64
-
-
 class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
     """SiLU attention of one layer: silu(Q K^T * scale + bias) / length, causally masked, times V."""
 
@@ -112,8 +105,8 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
         """`length` is the N of the model's constant 1/N, `bias` of the layer; the rest is vLLM's."""
         if num_kv_heads not in (None, num_heads):
             raise ValueError(f"num_kv_heads is {num_kv_heads}, where HSTU has one for each head: {num_heads}")
-        if kv_cache_dtype not in ("auto", "float16", "bfloat16", "float32"):
-            raise ValueError(f"kv_cache_dtype is {kv_cache_dtype!r}, where the model's own is wanted: 'auto'")
+        if kv_cache_dtype not in ("auto", "float16", "bfloat16", "float32", "fp8", "fp8_e4m3"):
+            raise ValueError(f"kv_cache_dtype is {kv_cache_dtype!r}, where 'auto' or 'fp8' is wanted")
         self.num_heads = num_heads
         self.num_kv_heads = num_heads
         self.head_size = head_size
@@ -130,7 +123,7 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
             from mtgr.kernels import paged_triton
 
             timed = self._bias is not None and self._bias.by_time is not None
-            paged_triton.store(key, value, kv_cache, slot_mapping, timed=timed)
+            paged_triton.store(key, value, _numbers(kv_cache), slot_mapping, timed=timed)
             return
         store(key, value, kv_cache, slot_mapping)
 
@@ -155,7 +148,7 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
 
             paged_triton.attend(
                 query,
-                kv_cache,
+                _numbers(kv_cache),
                 output,
                 attn_metadata.step,
                 scale=self.scale,
@@ -175,11 +168,16 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
         return output
 
 
+def _numbers(kv_cache: Tensor) -> Tensor:
+    """The cache with the type of its numbers: vLLM makes one of FP8 as bytes."""
+    return kv_cache.view(torch.float8_e4m3fn) if kv_cache.dtype == torch.uint8 else kv_cache
+
+
 class SiluAttentionBackend(AttentionBackend):  # type: ignore[misc]
     """Names the parts, and tells vLLM what cache they read: (blocks, heads, block_size, head_size + d_v)."""
 
     supported_dtypes: ClassVar[list[torch.dtype]] = [torch.float32, torch.bfloat16, torch.float16]
-    supported_kv_cache_dtypes: ClassVar[list[str]] = ["auto", "float16", "bfloat16"]
+    supported_kv_cache_dtypes: ClassVar[list[str]] = ["auto", "float16", "bfloat16", "fp8", "fp8_e4m3"]
     forward_includes_kv_cache_update = False
 
     @staticmethod

@@ -16,7 +16,7 @@ from vllm.forward_context import set_forward_context
 from mtgr.requests import MAX_SLATE
 from mtgr.serving.attention import SiluAttentionMetadata, attention_metadata
 from mtgr.serving.session_batches import NO_ITEM, NOTHING, Answer, Step
-from mtgr.serving.step_graphs import StepGraphs
+from mtgr.serving.step_graphs import CudaGraphs, StepGraphs
 
 log = structlog.get_logger(__name__)
 
@@ -196,7 +196,8 @@ class SessionWorker:
             device=self._device,
         )
         began = time.monotonic()
-        captured = graphs.capture()
+        captured = graphs.capture(CudaGraphs())
+        torch.cuda.synchronize()
         log.info("graphs_captured", graphs=captured, seconds=round(time.monotonic() - began, 1))
         return graphs
 

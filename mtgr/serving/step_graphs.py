@@ -7,17 +7,17 @@ padding, tokens that are stored nowhere and tiles of no request.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mtgr.kernels.paged import PADDING, PagedStep, cut_tiles
-from mtgr.serving.attention import tile_for
+from mtgr.kernels.paged import PADDING, PagedStep, cut_tiles, tile_for
 
 TOKENS: Final = {
     1: (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024),
@@ -31,13 +31,54 @@ Forward = Callable[[Tensor, Tensor, Tensor, PagedStep], Tensor]
 """Rows (tokens, lanes), positions and slots (tokens,) and the step to hidden states (tokens, d_model)."""
 
 
+Compute = Callable[[], Tensor]
+"""Hidden states of what the buffers hold."""
+
+
+class Recording(Protocol):
+    """Some work on fixed buffers that can be done again."""
+
+    @property
+    def result(self) -> Tensor: ...
+
+    def replay(self) -> None:
+        """Do it; `result` has it then."""
+
+
+class CudaGraphs:
+    """Records work as CUDA graphs that share their memory: one of them runs at a time."""
+
+    def __init__(self) -> None:
+        self._pool: Any = None
+
+    def __call__(self, compute: Compute) -> Recording:
+        """Do the work once, so that its kernels are compiled, and record it."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            compute()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            result = compute()
+        self._pool = self._pool or graph.pool()
+        return _CudaRecording(graph, result)
+
+
+@dataclass(frozen=True, slots=True)
+class _CudaRecording:
+    graph: torch.cuda.CUDAGraph
+    result: Tensor
+
+    def replay(self) -> None:
+        self.graph.replay()
+
+
 @dataclass(frozen=True, slots=True)
 class _Graph:
-    graph: Any
+    recording: Recording
     tokens: int
-    requests: int
     step: PagedStep
-    hidden: Tensor
 
 
 class StepGraphs:
@@ -58,8 +99,7 @@ class StepGraphs:
         self._requests: Final = requests
         most = min(step_tokens, max(map(max, TOKENS.values())))
         self._sizes: Final = {
-            tile: [tokens for tokens in sizes if tokens <= most and (tile > 1 or tokens <= requests)]
-            for tile, sizes in TOKENS.items()
+            tile: _up_to(min(most, requests) if tile == 1 else most, sizes) for tile, sizes in TOKENS.items()
         }
 
         def numbers(*shape: int, dtype: torch.dtype = torch.int32, value: int = 0) -> Tensor:
@@ -78,29 +118,18 @@ class StepGraphs:
         }
         self._graphs: Final[dict[tuple[int, int], _Graph]] = {}
 
-    def capture(self) -> int:
-        """Run each shape once, so that its kernels are compiled, and capture it; returns how many there are.
+    def capture(self, record: Callable[[Compute], Recording]) -> int:
+        """Record the forward of each shape; returns how many there are.
 
         The largest come first: the others find room in the memory that those have taken.
         """
-        pool = None
         for tokens, tile in sorted(
             ((tokens, tile) for tile, sizes in self._sizes.items() for tokens in sizes), reverse=True
         ):
             tiles = self._tiles[tile][: self._tile_count(tile, tokens)]
             step = PagedStep(self._starts, self._lengths, self._blocks, tiles, tile)
             inputs = self._rows[:tokens], self._positions[:tokens], self._slots[:tokens], step
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self._forward(*inputs)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                hidden = self._forward(*inputs)
-            pool = pool or graph.pool()
-            self._graphs[tile, tokens] = _Graph(graph, tokens, self._requests_of(tile, tokens), step, hidden)
-        torch.cuda.synchronize()
+            self._graphs[tile, tokens] = _Graph(record(partial(self._forward, *inputs)), tokens, step)
         return len(self._graphs)
 
     def run(
@@ -117,7 +146,7 @@ class StepGraphs:
         tile = tile_for(int(new.max()))
         sizes = self._sizes[tile]
         place = bisect_left(sizes, len(positions))
-        if place == len(sizes) or len(new) > self._requests_of(tile, sizes[place]):
+        if place == len(sizes):
             return None
         graph = self._graphs[tile, sizes[place]]
         tokens, requests = len(positions), len(new)
@@ -136,14 +165,15 @@ class StepGraphs:
             (graph.step.tiles, tiles),
         ):
             buffer.copy_(torch.from_numpy(np.ascontiguousarray(array)), non_blocking=True)
-        graph.graph.replay()
-        return graph.hidden[:tokens]
-
-    def _requests_of(self, tile: int, tokens: int) -> int:
-        """Requests of a step of so many tokens: all of them may have a single one."""
-        return min(tokens, self._requests)
+        graph.recording.replay()
+        return graph.recording.result[:tokens]
 
     def _tile_count(self, tile: int, tokens: int) -> int:
-        """Tiles that any step of so many tokens is cut to at most."""
-        requests = self._requests_of(tile, tokens)
+        """Tiles that any step of so many tokens is cut to at most: all its requests may have a single token."""
+        requests = min(tokens, self._requests)
         return requests if tile == 1 else requests + (tokens - requests) // tile
+
+
+def _up_to(most: int, sizes: Sequence[int]) -> list[int]:
+    """The sizes below the largest one that is wanted, and that one."""
+    return [*(size for size in sizes if size < most), min(most, sizes[-1])]
