@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
 from msgspec.structs import replace
 
 from mtgr.errors import InputError
 from stream import changelog
+from stream.commits import CommitCycle, PartitionsLost
 from stream.committer import Committer
 from stream.errors import Fatal
 from stream.kafka import is_connection_error, stop
@@ -65,14 +66,18 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._changelog_topic = changelog_topic
         self._leave_seconds = leave_seconds
         self._patience = patience_seconds
+        self._share = settings  # of each partition, what those assigned together divide
+        self._cycle: CommitCycle | None = None
         self._committer: Committer | None = None
         self._on_running: Callable[[], None] | None = None
         self._closed = False
         self._restores: dict[TopicPartition, asyncio.Task[None]] = {}
+        self._leaving: set[TopicPartition] = set()  # being handed over
         self._restore_slots = asyncio.Semaphore(_RESTORES_AT_ONCE)
 
-    def attach(self, committer: Committer, on_running: Callable[[], None]) -> None:
-        """Name who commits what is handed over, and what to call when a partition begins to run."""
+    def attach(self, cycle: CommitCycle, committer: Committer, on_running: Callable[[], None]) -> None:
+        """Name who writes and who commits what is handed over, and what to call when a partition begins to run."""
+        self._cycle = cycle
         self._committer = committer
         self._on_running = on_running
 
@@ -85,12 +90,9 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         log.info("partitions_assigned", partitions=[tp.partition for tp in tps])
         self._metrics.assigned_partitions.set(len(tps))
         share = self._settings.cache_bytes // max(len(tps), 1)
-        settings = replace(self._settings, cache_bytes=share)
+        self._share = replace(self._settings, cache_bytes=share)
         for tp in tps:
-            self._health.not_ready(_component(tp), "its state is being restored")
-            restore = asyncio.create_task(self._restore(tp, settings), name=f"restore-{tp.partition}")
-            restore.add_done_callback(partial(self._restored, tp))
-            self._restores[tp] = restore
+            self._begin(tp, None)
         self._health.ready("partitions")
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
@@ -107,8 +109,36 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
             seconds=round(time.monotonic() - started, 3),
         )
 
+    def regain(self, partition: Partition) -> None:
+        """Begin again with a partition whose work was given up: from what is durable, as if it had just been assigned.
+
+        Does nothing where the group is taking it away.
+        """
+        tp = partition.tp
+        if self._closed or tp in self._leaving or self.partitions.get(tp) is not partition:
+            return
+        try:
+            self._consumer.pause(tp)
+        except IllegalStateError:
+            return
+        self._begin(tp, partition)
+
+    def _begin(self, tp: TopicPartition, before: Partition | None) -> None:
+        self._health.not_ready(_component(tp), "its state is being restored")
+        restore = asyncio.create_task(self._restore(tp, before), name=f"restore-{tp.partition}")
+        restore.add_done_callback(partial(self._restored, tp))
+        self._restores[tp] = restore
+
     async def release(self, tps: Iterable[TopicPartition], seconds: float) -> None:
         """Hand partitions over: lists under way are awaited for so many seconds, then a last commit, then the end."""
+        released = list(tps)
+        self._leaving.update(released)
+        try:
+            await self._release(released, seconds)
+        finally:
+            self._leaving.difference_update(released)
+
+    async def _release(self, tps: Sequence[TopicPartition], seconds: float) -> None:
         leaving = []
         for tp in tps:
             if (restore := self._restores.pop(tp, None)) is not None:
@@ -134,6 +164,8 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         except Fatal as error:
             self.fail(error)
         await self.close(leaving)
+        if self._cycle is not None:
+            await self._cycle.release(tps)
 
     async def close_all(self) -> None:
         """Close every partition without a further commit, and take no other."""
@@ -146,9 +178,9 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def close(self, partitions: Iterable[Partition]) -> None:
         """Close partitions without a further commit."""
-        closing = list(partitions)
+        closing = [partition for partition in partitions if self.partitions.get(partition.tp) is partition]
         for partition in closing:
-            self.partitions.pop(partition.tp, None)
+            del self.partitions[partition.tp]
             partition.phase = Phase.CLOSED
             self._metrics.remove_partition(partition.tp.topic, partition.tp.partition)
             self._health.remove(_component(partition.tp))
@@ -171,14 +203,24 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         if restore.cancelled():
             return
         error = restore.exception()
-        if error is not None:
+        if isinstance(error, PartitionsLost):  # the group is about to take it away, and will say so
+            log.warning("partitions_lost", reason=str(error), partitions=[tp.partition])
+            self._health.remove(_component(tp))
+            self._health.not_ready("partitions", "the group rebalances")
+        elif error is not None:
             self.fail(error)
 
-    async def _restore(self, tp: TopicPartition, settings: PartitionSettings) -> None:
+    async def _restore(self, tp: TopicPartition, before: Partition | None) -> None:
+        """Claim a partition and bring its state up to date; `before` is what the daemon made of it until now."""
+        if before is not None:
+            await self.close([before])
+            self._health.not_ready(_component(tp), "its state is being restored")
         async with self._restore_slots:
             started = time.monotonic()
+            # what is read after this is all that was ever written: its last owner can add nothing
+            offset = await self._cycle.claim(tp) if self._cycle is not None else None
             store = await self._open_store(tp)
-            partition = self.partitions[tp] = Partition(tp, store, settings)
+            partition = self.partitions[tp] = Partition(tp, store, self._share)
             records = await self._read_changelog(tp, store)
             users, owed = await asyncio.to_thread(_scan, store)
             seconds = time.monotonic() - started
@@ -192,6 +234,8 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
             seconds=round(seconds, 3),
         )
         partition.begin(users, owed)
+        if offset is not None:
+            self._consumer.seek(tp, offset)
         self._health.ready(_component(tp))
         self._consumer.resume(tp)
         if self._on_running is not None:

@@ -3,44 +3,36 @@
 At least once, in this order: lists are published and acknowledged as they are made; a user's state says "served" only
 after that; the cycle writes dead letters, sees that the partitions are still its own, writes the changelog, waits for
 its acknowledgement, writes the local files, and commits the offsets last. A crash at any point repeats work and loses
-none.
+none. `stream.exactly_once` is the other cycle.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
-from typing import Any, Final, Protocol, TypeVar, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Protocol
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
-from msgspec import Struct
 
-from schemas.codecs import CONTENT_TYPE_HEADER, JSON, encode_list
-from schemas.lists import RecommendationList
 from stream import changelog
-from stream.dead_letters import DeadRecord
 from stream.kafka import producer_options, start, stop
+from stream.outgoing import (
+    BATCH_BYTES,
+    REQUEST_BYTES,
+    OutgoingList,
+    all_of,
+    send_dead_letters,
+    send_lists,
+)
 from stream.partition import CommitWork, Phase
 from stream.settings import Settings
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
-
-_BATCH_BYTES: Final = 512 * 1024
-_REQUEST_BYTES: Final = 2 << 20
 _STOP_SECONDS: Final = 5.0
-_CONTENT_TYPE: Final = (CONTENT_TYPE_HEADER, JSON.encode())
-
-
-class OutgoingList(Struct, frozen=True):
-    """A list, and the trace it belongs to."""
-
-    value: RecommendationList
-    traceparent: bytes | None
 
 
 class PartitionsLost(Exception):
@@ -53,13 +45,27 @@ class CommitCycle(Protocol):
     async def start(self) -> None:
         """Connect; raises KafkaUnreachable."""
 
-    async def publish(self, lists: Sequence[OutgoingList]) -> None:
-        """Write lists; returns once the state may say that they were served. Raises KafkaError."""
+    async def claim(self, tp: TopicPartition) -> int | None:
+        """Become the one who writes for a partition, before its state is restored.
 
-    async def commit(self, work: Sequence[CommitWork]) -> None:
-        """Make the work of some partitions durable and commit their offsets.
+        Returns the source offset to read from, None for where the consumer stands. Raises PartitionsLost where the
+        group has given the partition to another daemon, Fatal where Kafka refuses.
+        """
 
-        May be repeated after a KafkaError; raises PartitionsLost where it must not be.
+    async def release(self, tps: Iterable[TopicPartition]) -> None:
+        """Write for these partitions no more."""
+
+    async def publish(self, lists: Sequence[OutgoingList]) -> bool:
+        """Write lists: True once the states may say that they were served, False if `commit` is to write them.
+
+        Raises KafkaError.
+        """
+
+    async def commit(self, work: Sequence[CommitWork]) -> Sequence[CommitWork]:
+        """Make the work of some partitions durable and commit their offsets; returns what of it was given up.
+
+        A partition whose work was given up has to begin again from what is durable. May be repeated after a
+        KafkaError or a cancellation; raises PartitionsLost where it must not be, Fatal where it is of no use.
         """
 
     async def restart(self) -> None:
@@ -69,13 +75,21 @@ class CommitCycle(Protocol):
         """Wait for what was written and disconnect."""
 
 
+async def commit_offsets(consumer: AIOKafkaConsumer, offsets: Mapping[TopicPartition, int]) -> None:
+    """Commit source offsets as a member of the group; raises PartitionsLost where the group refuses it."""
+    try:
+        await consumer.commit(dict(offsets))
+    except (CommitFailedError, IllegalStateError) as error:
+        raise PartitionsLost(" ".join(str(error).split())) from error
+
+
 class AtLeastOnce:
     """The CommitCycle that never loses and, after a crash, may repeat: consumers deduplicate by list_id."""
 
     def __init__(self, settings: Settings, consumer: AIOKafkaConsumer, max_dead_letter_bytes: int) -> None:
         """`max_dead_letter_bytes` is what the dead-letter topic takes, its max.message.bytes."""
         self._settings = settings
-        self._max_dead_letter_bytes = min(max_dead_letter_bytes, _REQUEST_BYTES)
+        self._max_dead_letter_bytes = min(max_dead_letter_bytes, REQUEST_BYTES)
         self._consumer = consumer
         self._topics = settings.topics
         self._changelog = settings.changelog_topic
@@ -90,29 +104,28 @@ class AtLeastOnce:
         self._producer = producer
         self._connected.set()
 
-    async def publish(self, lists: Sequence[OutgoingList]) -> None:
-        producer = await self._connection()
-        sent = []
-        for item in lists:
-            headers = [_CONTENT_TYPE, ("list_id", item.value.list_id.encode())]
-            if item.traceparent is not None:
-                headers.append(("traceparent", item.traceparent))
-            sent.append(
-                await producer.send(
-                    self._topics.lists,
-                    encode_list(item.value),
-                    key=item.value.user_id.encode(),
-                    headers=headers,
-                )
-            )
-        await _all(sent)
+    async def claim(self, tp: TopicPartition) -> None:
+        """Nothing to do: what is written is checked against the group instead, before it is written."""
 
-    async def commit(self, work: Sequence[CommitWork]) -> None:
+    async def release(self, tps: Iterable[TopicPartition]) -> None:
+        """Nothing to do: one producer writes for all partitions."""
+
+    async def publish(self, lists: Sequence[OutgoingList]) -> bool:
+        await send_lists(await self._connection(), self._topics.lists, lists)
+        return True
+
+    async def commit(self, work: Sequence[CommitWork]) -> Sequence[CommitWork]:
         producer = await self._connection()
         now_ms = time.time_ns() // 1_000_000
-        await _all([self._bury(producer, part.dead) for part in work if part.dead])
+        await all_of(
+            [
+                send_dead_letters(producer, self._topics.dead_letters, part.dead, self._max_dead_letter_bytes)
+                for part in work
+                if part.dead
+            ]
+        )
         await self._check_ownership(work)
-        ends = await _all(
+        ends = await all_of(
             [
                 changelog.append(
                     producer,
@@ -130,6 +143,7 @@ class AtLeastOnce:
         await self._commit_offsets(
             {part.partition.tp: part.offset for part in work if part.offset is not None}
         )
+        return ()
 
     async def _check_ownership(self, work: Sequence[CommitWork]) -> None:
         """Raise PartitionsLost unless the partitions are still this daemon's, by committing what is committed.
@@ -154,10 +168,7 @@ class AtLeastOnce:
         if not offsets:
             return
         asked = time.monotonic()
-        try:
-            await self._consumer.commit(offsets)
-        except (CommitFailedError, IllegalStateError) as error:
-            raise PartitionsLost(str(error)) from error
+        await commit_offsets(self._consumer, offsets)
         self._accepted = asked
 
     async def restart(self) -> None:
@@ -176,27 +187,6 @@ class AtLeastOnce:
                 log.warning("producer_not_stopped")
             self._producer = None
 
-    async def _bury(self, producer: AIOKafkaProducer, dead: Sequence[DeadRecord]) -> None:
-        partitions = await producer.partitions_for(self._topics.dead_letters)
-        sent = []
-        for record in dead:  # in order, to the partition of the same number, so that the order is kept
-            fitting = record.fitting(self._max_dead_letter_bytes)
-            sent.append(await self._send_dead(producer, fitting, len(partitions)))
-        await _all(sent)
-
-    async def _send_dead(
-        self, producer: AIOKafkaProducer, record: DeadRecord, partitions: int
-    ) -> asyncio.Future[Any]:
-        future: asyncio.Future[Any] = await producer.send(
-            self._topics.dead_letters,
-            record.value,
-            key=record.key if record.key is not None or record.value is not None else b"",
-            partition=record.letter.partition % partitions,
-            timestamp_ms=record.timestamp_ms,
-            headers=record.all_headers(),
-        )
-        return future
-
     async def _connection(self) -> AIOKafkaProducer:
         """The producer, once it is there: lists are made while a failed one is being replaced."""
         await self._connected.wait()
@@ -206,15 +196,6 @@ class AtLeastOnce:
     def _new_producer(self) -> AIOKafkaProducer:
         return AIOKafkaProducer(
             **producer_options(self._settings.kafka),
-            max_batch_size=_BATCH_BYTES,
-            max_request_size=_REQUEST_BYTES,
+            max_batch_size=BATCH_BYTES,
+            max_request_size=REQUEST_BYTES,
         )
-
-
-async def _all(steps: Sequence[Awaitable[T]]) -> list[T]:
-    """The results of all; the first error is raised only when every step has ended, so that none is still under way."""
-    results = await asyncio.gather(*steps, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return cast("list[T]", results)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -30,7 +30,7 @@ class Committer:
     """Commits all partitions together, so that one acknowledgement and one offset commit serve them all.
 
     A cycle that Kafka fails is repeated, the same work again, until it succeeds; Fatal after `patience_seconds` of
-    that.
+    that. `on_abandoned` is told of a partition whose work was given up, and which has to begin again.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class Committer:
         consumer: AIOKafkaConsumer,
         metrics: Metrics,
         health: Health,
+        on_abandoned: Callable[[Partition], None],
         *,
         interval_seconds: float,
         patience_seconds: float,
@@ -49,6 +50,7 @@ class Committer:
         self._consumer = consumer
         self._metrics = metrics
         self._health = health
+        self._on_abandoned = on_abandoned
         self._interval = interval_seconds
         self._patience = patience_seconds
         self._lock = asyncio.Lock()
@@ -86,7 +88,7 @@ class Committer:
                 return
             started = time.monotonic()
             try:
-                await self._run_cycle(self._work)
+                abandoned = await self._run_cycle(self._work)
             except (KafkaError, OSError) as error:
                 self._broken = True
                 now = time.monotonic()
@@ -109,9 +111,16 @@ class Committer:
                 break
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-        work, self._work = self._work, []
+        given_up = {part.partition for part in abandoned}
+        work = [part for part in self._work if part.partition not in given_up]
+        self._work = []
+        for partition in given_up:
+            self._metrics.commit_failures.inc()
+            partition.lose()
+            self._on_abandoned(partition)
         for part in work:
             part.partition.committed(part)
+            self._metrics.published([item.since_ms for item in part.lists])
         self._heard = time.monotonic()
         seconds = self._heard - started
         self._metrics.commits.inc()
@@ -121,19 +130,20 @@ class Committer:
             "commit_finished",
             partitions=len(work),
             states=sum(len(part.states) for part in work),
+            lists=sum(len(part.lists) for part in work),
             dead_letters=sum(len(part.dead) for part in work),
             seconds=round(seconds, 4),
         )
 
-    async def _run_cycle(self, work: list[CommitWork]) -> None:
+    async def _run_cycle(self, work: list[CommitWork]) -> Sequence[CommitWork]:
         """One cycle, and word of it when Kafka takes long: the clients themselves wait for a lost broker for ever."""
 
-        async def run() -> None:
+        async def run() -> Sequence[CommitWork]:
             if self._broken:
                 await self._cycle.restart()
-            if work:
-                await self._cycle.commit(work)
+            abandoned = await self._cycle.commit(work) if work else ()
             self._broken = False
+            return abandoned
 
         started = time.monotonic()
         cycle = asyncio.ensure_future(run())
@@ -141,7 +151,7 @@ class Committer:
             while not (await asyncio.wait({cycle}, timeout=_SLOW_SECONDS))[0]:
                 seconds = time.monotonic() - started
                 self._unreachable("a commit is not acknowledged", seconds)
-            cycle.result()
+            return cycle.result()
         finally:
             if not cycle.done():
                 cycle.cancel()

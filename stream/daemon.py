@@ -23,6 +23,7 @@ from stream.committer import Committer
 from stream.dead_letters import DeadLetterGuard
 from stream.dispatch import Dispatcher
 from stream.errors import Fatal
+from stream.exactly_once import ExactlyOnce
 from stream.generation import generator_factory
 from stream.kafka import start, stop
 from stream.observability import Health, HttpEndpoint, Metrics
@@ -112,9 +113,10 @@ class Daemon:
         table = await self._video_table(stack, generator, topics.get("videos"))
 
         consumer = events_consumer(settings)
-        cycle = AtLeastOnce(settings, consumer, int(topics["dead_letters"].configs["max.message.bytes"]))
+        new_cycle = ExactlyOnce if settings.stream.delivery == "exactly_once" else AtLeastOnce
+        cycle = new_cycle(settings, consumer, int(topics["dead_letters"].configs["max.message.bytes"]))
         assignment = self._assignment(consumer, model)
-        committer = self._committer(consumer, cycle)
+        committer = self._committer(consumer, cycle, assignment)
         window, share_limit = settings.stream.dead_letter_window, settings.stream.dead_letter_share_limit
         dispatcher = Dispatcher(
             self._partitions,
@@ -127,7 +129,7 @@ class Daemon:
             max_batches=settings.generator.max_concurrent_batches,
             patience_seconds=settings.kafka.connect_timeout_seconds,
         )
-        assignment.attach(committer, dispatcher.wake)
+        assignment.attach(cycle, committer, dispatcher.wake)
         source = self._source(consumer, DeadLetterGuard("records", window, share_limit), dispatcher)
 
         await self._unless_stopped(cycle.start())
@@ -249,13 +251,14 @@ class Daemon:
             patience_seconds=settings.kafka.connect_timeout_seconds,
         )
 
-    def _committer(self, consumer: AIOKafkaConsumer, cycle: CommitCycle) -> Committer:
+    def _committer(self, consumer: AIOKafkaConsumer, cycle: CommitCycle, assignment: Assignment) -> Committer:
         return Committer(
             self._partitions,
             cycle,
             consumer,
             self.metrics,
             self.health,
+            assignment.regain,
             interval_seconds=self._settings.stream.commit_interval_ms / 1000,
             patience_seconds=self._settings.kafka.connect_timeout_seconds,
         )

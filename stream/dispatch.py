@@ -12,10 +12,11 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from mtgr.requests import ListRefusal
-from stream.commits import CommitCycle, OutgoingList
+from stream.commits import CommitCycle
 from stream.dead_letters import DeadLetterGuard, DeadRecord
 from stream.errors import Fatal
 from stream.observability import Metrics
+from stream.outgoing import OutgoingList
 from stream.partition import Partition, PendingList, Phase
 from stream.supervision import SupervisedGenerator
 
@@ -143,7 +144,8 @@ class Dispatcher:
                 continue
             metrics.prompt_tokens.inc(outcome.sequence_length)
             metrics.cached_tokens.inc(outcome.cached_tokens)
-            lists.append(OutgoingList(partition.make_list(pending, outcome, now_ms), pending.traceparent))
+            value = partition.make_list(pending, outcome, now_ms)
+            lists.append(OutgoingList(value, pending.traceparent, pending.since_ms))
             served.append((partition, pending))
         self._guard.count(len(batch), len(refused))
         if lists:
@@ -152,10 +154,9 @@ class Dispatcher:
             await self._bury(partition, pending, refusal)
 
     async def _publish(self, lists: Sequence[OutgoingList], served: Sequence[_Entry]) -> None:
-        metrics = self._metrics
         started = time.monotonic()
         try:
-            await self._cycle.publish(lists)
+            published = await self._cycle.publish(lists)
         except (KafkaError, OSError) as error:
             for partition, pending in served:
                 if partition.phase is not Phase.CLOSED:
@@ -163,12 +164,11 @@ class Dispatcher:
             await self._not_published(str(error) or type(error).__name__, started)
             return
         self._failing_since = None
-        metrics.lists.inc(len(lists))
-        now_ms = time.time_ns() // 1_000_000
-        for partition, pending in served:
+        if published:
+            self._metrics.published([item.since_ms for item in lists])
+        for item, (partition, pending) in zip(lists, served, strict=True):
             if partition.phase is not Phase.CLOSED:
-                partition.settle(pending)
-            metrics.event_to_list_seconds.observe(max(now_ms - pending.since_ms, 0) / 1000)
+                partition.settle(pending, None if published else item)
 
     async def _not_published(self, reason: str, started: float) -> None:
         """Wait a while, the batch's place still taken, before its lists are made again; raises Fatal."""

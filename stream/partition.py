@@ -18,6 +18,7 @@ from schemas.errors import Stage, UndecodableEvent
 from schemas.events import Favorite, Like, Profile, Share, Watch
 from schemas.lists import ModelVersion, RecommendationList, RecommendedVideo, TriggerEvent
 from stream.dead_letters import DeadRecord
+from stream.outgoing import OutgoingList
 from stream.sequences import UserState, list_id
 from stream.state import StateCache, StateStore
 from stream.stored import Change
@@ -74,12 +75,14 @@ class CommitWork(Struct, frozen=True):
 
     offset: None while nothing was read since the restore, though lists owed from before may be settled already.
     committed: the offset that was committed before, None if none was since the restore.
+    lists: those which the states say were served, where they are not published yet.
     """
 
     partition: Partition
     changes: list[Change]
     states: list[UserState]
     dead: list[DeadRecord]
+    lists: list[OutgoingList]
     offset: int | None
     committed: int | None
     nbytes: int
@@ -116,6 +119,7 @@ class Partition:
         self._committed_offset: int | None = None
         self._dirty: dict[str, UserState] = {}
         self._dead: list[DeadRecord] = []
+        self._lists: list[OutgoingList] = []
 
     @property
     def owed(self) -> int:
@@ -240,8 +244,11 @@ class Partition:
             latency_ms=float(max(now_ms - pending.since_ms, 0)),
         )
 
-    def settle(self, pending: PendingList) -> None:
-        """The list is durable, or dead-lettered for good: it is owed no longer."""
+    def settle(self, pending: PendingList, unpublished: OutgoingList | None = None) -> None:
+        """The list is durable, or dead-lettered for good, or `unpublished` and part of the next commit: it is owed no
+        longer."""
+        if unpublished is not None:
+            self._lists.append(unpublished)
         state = pending.state
         state.served()
         self._dirty[state.user_id] = state
@@ -274,8 +281,9 @@ class Partition:
         for state in states:
             changes.extend(state.changes())
         dead, self._dead = self._dead, []
+        lists, self._lists = self._lists, []
         nbytes, self._folded_bytes = self._folded_bytes, 0
-        return CommitWork(self, changes, states, dead, offset, self._committed_offset, nbytes)
+        return CommitWork(self, changes, states, dead, lists, offset, self._committed_offset, nbytes)
 
     def committed(self, work: CommitWork) -> None:
         """The work is durable and its offset committed."""

@@ -18,7 +18,7 @@ from stream.errors import Fatal
 from stream.kafka import client_options, is_connection_error, stop
 from stream.observability import Metrics
 from stream.partition import Partition, Phase
-from stream.settings import Settings
+from stream.settings import KafkaSettings, Settings
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +30,11 @@ _READ_ONE_SECONDS: Final = 10.0
 _WATCH_SECONDS: Final = 2.0
 
 
+def heartbeat_ms(kafka: KafkaSettings) -> int:
+    """How often a daemon tells its group that it is there, and hears whether it still belongs to it."""
+    return max(kafka.session_timeout_ms // 3, 1)
+
+
 def events_consumer(settings: Settings) -> AIOKafkaConsumer:
     """The consumer of the events topic, not yet started: offsets are committed by the commit cycle alone."""
     kafka = settings.kafka
@@ -39,7 +44,7 @@ def events_consumer(settings: Settings) -> AIOKafkaConsumer:
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         session_timeout_ms=kafka.session_timeout_ms,
-        heartbeat_interval_ms=max(kafka.session_timeout_ms // 3, 1),
+        heartbeat_interval_ms=heartbeat_ms(kafka),
         rebalance_timeout_ms=kafka.rebalance_timeout_ms,
         # a partition that stays with its daemon finds its state in the local files
         partition_assignment_strategy=(StickyPartitionAssignor,),

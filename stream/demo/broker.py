@@ -37,6 +37,8 @@ _PROPERTIES: Final = {
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
     "group.initial.rebalance.delay.ms": "0",
+    # so that what a killed or frozen daemon does to the others can be seen soon
+    "group.min.session.timeout.ms": "1000",
     # a killed broker is let in again only once its old session has run out (9 s by default)
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from prometheus_client import (
@@ -99,6 +100,13 @@ class Metrics:
             "consumer_lag", "Events in Kafka that were not read yet.", "topic", "partition"
         )
         self._state_users = self._gauge("state_users", "Users in state.", "topic", "partition")
+
+    def published(self, since_ms: Sequence[int]) -> None:
+        """Lists are in Kafka now; `since_ms` says of each when the first event that it serves arrived."""
+        self.lists.inc(len(since_ms))
+        now_ms = time.time_ns() // 1_000_000
+        for arrived_ms in since_ms:
+            self.event_to_list_seconds.observe(max(now_ms - arrived_ms, 0) / 1000)
 
     def set_consumer_lag(self, topic: str, partition: int, events: int) -> None:
         """Events of a partition that were not read yet."""

@@ -28,6 +28,9 @@ def check(settings: Settings, sources: Mapping[str, str]) -> Settings:
     checker.at_most("kafka.session_timeout_ms", "kafka.rebalance_timeout_ms")
     # a daemon that still drains when the rebalance ends has lost its partitions, and the work with them
     checker.at_most("stream.drain_deadline_seconds", "kafka.rebalance_timeout_ms", 1_000)
+    if settings.stream.delivery == "exactly_once":
+        # a daemon that keeps its partitions over a pause keeps its transactions too
+        checker.at_most("kafka.session_timeout_ms", "stream.transaction_timeout_ms")
     checker.at_most("stream.max_event_bytes", "stream.max_in_flight_mebibytes", 1, 1 << 20)
     return structs.replace(settings, kafka=kafka)
 

@@ -143,6 +143,10 @@ class StateSettings(Struct, frozen=True, kw_only=True):
 class StreamSettings(Struct, frozen=True, kw_only=True):
     """Commits, limits and the end."""
 
+    delivery: Literal["at_least_once", "exactly_once"] = "at_least_once"
+    """exactly_once: lists, state and offsets in one transaction, seen once by consumers that read what is committed."""
+    transaction_timeout_ms: Annotated[int, Meta(ge=1_000, le=900_000)] = 60_000
+    """Kafka ends a transaction that takes longer; consumers of lists wait that long for those of a dead daemon."""
     commit_interval_ms: Annotated[int, Meta(ge=1, le=60_000)] = 100
     """Time between commit cycles: state, lists, dead letters, then offsets."""
     max_in_flight_mebibytes: Annotated[int, Meta(ge=1, le=1_048_576)] = 64

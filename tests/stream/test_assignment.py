@@ -11,10 +11,12 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 from changelogs import Changelog, ChangelogConsumer
 from partitions import TOPIC, likes, partition_settings, running
+from records import eventually
 
 from mtgr.errors import InputError
 from stream import assignment as assigning
 from stream.assignment import Assignment
+from stream.commits import PartitionsLost
 from stream.errors import Fatal
 from stream.observability import Health, Metrics
 from stream.partition import Partition, PendingList, Phase
@@ -43,6 +45,11 @@ class World:
         self.reading = asyncio.Event()
         self.restore_error: Exception | None = None
         self.commit_error: Exception | None = None
+        self.claim_error: Exception | None = None
+        self.claimed_offset: int | None = None
+        self.claims: list[TopicPartition] = []
+        self.released: list[TopicPartition] = []
+        self.positions: dict[TopicPartition, int] = {}
         self.begun: asyncio.Queue[None] = asyncio.Queue()
         self.partitions: dict[TopicPartition, Partition] = {}
         self.health = Health()
@@ -64,7 +71,7 @@ class World:
             leave_seconds=20,
             patience_seconds=0.5,
         )
-        assignment.attach(self, lambda: self.begun.put_nowait(None))  # type: ignore[arg-type]
+        assignment.attach(self, self, lambda: self.begun.put_nowait(None))  # type: ignore[arg-type]
         return assignment
 
     def pause(self, *assigned: TopicPartition) -> None:
@@ -73,6 +80,19 @@ class World:
     def resume(self, tp: TopicPartition) -> None:
         self.paused.remove(tp)
         self.resumed.append(tp)
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        assert tp in self.paused
+        self.positions[tp] = offset
+
+    async def claim(self, tp: TopicPartition) -> int | None:
+        self.claims.append(tp)
+        if self.claim_error is not None:
+            raise self.claim_error
+        return self.claimed_offset
+
+    async def release(self, tps: Iterable[TopicPartition]) -> None:
+        self.released += tps
 
     async def commit(self, partitions: Iterable[Partition]) -> None:
         if self.commit_error is not None:
@@ -319,3 +339,72 @@ async def test_nothing_is_begun_after_the_end(world: World) -> None:
     await world.assignment.on_partitions_assigned(tps(0, 1))
     assert world.consumers[1:] == []
     assert world.paused >= set(tps(0, 1))
+
+
+async def test_a_partition_is_claimed_before_its_state_is_read(world: World) -> None:
+    """What the last owner was writing has ended when the changelog is read, and reading begins where it ended."""
+    world.changelogs[0] = Changelog()
+    world.claimed_offset = 7
+    claim = world.claim
+
+    async def last_words(tp: TopicPartition) -> int | None:
+        world.changelogs[0] = log_of_one_user()
+        return await claim(tp)
+
+    world.claim = last_words  # type: ignore[method-assign]
+    await world.assignment.on_partitions_assigned(tps(0))
+    await world.running()
+    assert world.partitions[TP].owed == 1
+    assert world.positions == {TP: 7}
+    await world.assignment.on_partitions_revoked(tps(0))
+    assert world.released == [TP]
+
+
+async def test_a_partition_given_up_begins_again_from_what_is_durable(world: World) -> None:
+    """After a failed transaction nothing of what was only in memory is left, and the rest of the daemon goes on."""
+    await world.assignment.on_partitions_assigned(tps(0, 1))
+    await world.running(2)
+    failed, other = world.partitions[TP], world.partitions[tps(1)[0]]
+    failed.fold(likes(["a"]), 0.0)
+    await world.commit([failed])
+    failed.fold(likes(["a", "b"], 1), 0.0)
+    assert failed.take_work() is not None
+    failed.lose()
+    world.claimed_offset = 1
+    world.assignment.regain(failed)
+    assert not world.health.is_ready
+    await world.running()
+    again = world.partitions[TP]
+    assert again is not failed
+    assert (again.cache.users, again.owed, again.cache.get("a").offset) == (1, 1, 0)
+    assert world.positions == {TP: 1}
+    assert world.partitions[tps(1)[0]] is other
+    assert other.phase is Phase.RUNNING
+    assert world.health.is_ready
+
+
+async def test_a_partition_that_is_being_taken_away_is_not_begun_again(world: World) -> None:
+    """What the group revokes while its transaction fails is left to the next owner."""
+    await world.assignment.on_partitions_assigned(tps(0))
+    await world.running()
+    partition = world.partitions[TP]
+    partition.lose()
+    await world.assignment.on_partitions_revoked(tps(0))
+    world.assignment.regain(partition)
+    assert world.claims == [TP]
+    assert world.health.reasons.get("partition-0") is None
+
+
+async def test_a_claim_that_the_group_refuses_waits_for_the_group(world: World) -> None:
+    """A daemon that has lost the partition without knowing it runs nothing, is not ready, and does not stop."""
+    world.claim_error = PartitionsLost("the group has already rebalanced")
+    await world.assignment.on_partitions_assigned(tps(0))
+    await eventually(lambda: "partition-0" not in world.health.reasons, "the end of the claim")
+    assert not world.health.is_ready
+    assert world.resumed == []
+    assert not world.assignment.failure.done()
+    world.claim_error = None
+    await world.assignment.on_partitions_revoked(tps(0))
+    await world.assignment.on_partitions_assigned(tps(0))
+    await world.running()
+    assert world.health.is_ready

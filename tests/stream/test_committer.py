@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,14 +14,14 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 from dict_store import DictStore
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from partitions import TOPIC, likes, running
+from partitions import TOPIC, likes, result, running
 
 from stream import committer as committing
-from stream.commits import OutgoingList
 from stream.committer import Committer
 from stream.errors import Fatal
 from stream.kafka import KafkaUnreachable
 from stream.observability import Health, Metrics
+from stream.outgoing import OutgoingList
 from stream.partition import CommitWork, Partition, Phase
 
 
@@ -41,6 +41,8 @@ class Kafka:
         self.outcomes = list(outcomes)
         self.torn = torn
         self.answers = True
+        self.abandons: set[TopicPartition] = set()
+        self.abandoned: list[Partition] = []
         self.cycles: list[list[CommitWork]] = []
         self.restarts = 0
         self.restart_error: Exception | None = None
@@ -55,7 +57,13 @@ class Kafka:
     async def stop(self) -> None:
         return
 
-    async def publish(self, lists: Sequence[OutgoingList]) -> None:
+    async def claim(self, tp: TopicPartition) -> None:
+        raise AssertionError("the committer claims nothing")
+
+    async def release(self, tps: Iterable[TopicPartition]) -> None:
+        raise AssertionError("the committer releases nothing")
+
+    async def publish(self, lists: Sequence[OutgoingList]) -> bool:
         raise AssertionError("the committer publishes nothing")
 
     async def restart(self) -> None:
@@ -63,7 +71,7 @@ class Kafka:
         if self.restart_error is not None:
             raise self.restart_error
 
-    async def commit(self, work: Sequence[CommitWork]) -> None:
+    async def commit(self, work: Sequence[CommitWork]) -> Sequence[CommitWork]:
         assert not self.under_way, "two cycles at once"
         self.under_way += 1
         try:
@@ -79,7 +87,9 @@ class Kafka:
                 await asyncio.Event().wait()
             if isinstance(outcome, Exception):
                 raise outcome
-            self.offsets |= {part.partition.tp: part.offset for part in work if part.offset is not None}
+            kept = [part for part in work if part.partition.tp not in self.abandons]
+            self.offsets |= {part.partition.tp: part.offset for part in kept if part.offset is not None}
+            return [part for part in work if part.partition.tp in self.abandons]
         finally:
             self.under_way -= 1
 
@@ -103,6 +113,7 @@ def committer_of(
         kafka,  # as the consumer
         metrics,
         health,
+        kafka.abandoned.append,
         interval_seconds=interval,
         patience_seconds=patience,
     )
@@ -278,6 +289,43 @@ async def test_a_lost_partition_is_dropped_from_what_is_repeated() -> None:
     await committer.commit([kept])
     assert kafka.offsets[kept.tp] == 2
     assert all(part.partition is kept for part in kafka.cycles[-1])
+
+
+async def test_work_that_was_given_up_is_not_repeated() -> None:
+    """A partition whose transaction failed is lost as it is and told of, once; the others are committed."""
+    failed, kept = running(0), running(1)
+    for partition in (failed, kept):
+        partition.fold(likes(["a"]), 0.0)
+    kafka = Kafka()
+    kafka.abandons = {failed.tp}
+    committer, metrics, _ = committer_of(kafka, failed, kept)
+    await committer.commit([failed, kept])
+    assert kafka.abandoned == [failed]
+    assert failed.phase is Phase.CLOSED
+    assert kafka.offsets == {kept.tp: 1}
+    assert kept.uncommitted_bytes == 0
+    assert metrics.registry.get_sample_value("mtgr_commit_failures_total") == 1
+    kafka.abandons = set()
+    kept.fold(likes(["b"], 1), 0.0)
+    await committer.commit([kept])
+    assert [[part.partition for part in cycle] for cycle in kafka.cycles] == [[failed, kept], [kept]]
+
+
+async def test_lists_that_come_with_their_states_are_counted_when_they_are_committed() -> None:
+    """A list that waits for its commit is published then, and not before."""
+    partition = running()
+    partition.fold(likes(["a"]), 0.0)
+    pending = partition.take_due(1e9)
+    assert pending is not None
+    value = partition.make_list(pending, result(pending.request), 2_000)
+    item = OutgoingList(value, None, pending.since_ms)
+    partition.settle(pending, item)
+    kafka = Kafka(KafkaError("not yet"))
+    committer, metrics, _ = committer_of(kafka, partition)
+    assert metrics.registry.get_sample_value("mtgr_lists_total") == 0
+    await committer.commit([partition])
+    assert [part.lists for cycle in kafka.cycles for part in cycle] == [[item], [item]]
+    assert metrics.registry.get_sample_value("mtgr_lists_total") == 1
 
 
 async def test_losing_every_partition_ends_the_repetition() -> None:

@@ -18,11 +18,11 @@ from partitions import TOPIC, Record, like, likes, record_of, result, running
 from mtgr.requests import ListOutcome, ListRefusal, ListRequest
 from schemas.lists import RecommendationList
 from stream import dispatch
-from stream.commits import OutgoingList
 from stream.dead_letters import DeadLetterGuard
 from stream.dispatch import Dispatcher
 from stream.errors import Fatal
 from stream.observability import Metrics
+from stream.outgoing import OutgoingList
 from stream.partition import Partition, Phase
 from stream.triggers import TriggerRules
 
@@ -65,6 +65,7 @@ class World:
     max_batches: int = 2
     patience: float = 20
     window: int = 1_000
+    at_commit: bool = False
     refused: set[str] = field(default_factory=set)
     publish_errors: Iterator[Exception | None] = field(default_factory=lambda: iter(()))
     records: dict[tuple[TopicPartition, int], Record] = field(default_factory=dict)
@@ -102,7 +103,7 @@ class World:
             for one in requests
         ]
 
-    async def publish(self, lists: Sequence[OutgoingList]) -> None:
+    async def publish(self, lists: Sequence[OutgoingList]) -> bool:
         await self.publishing.through()
         error = next(self.publish_errors, None)
         if error is not None:
@@ -110,6 +111,7 @@ class World:
         async with self._listed:
             self.lists.extend(lists)
             self._listed.notify_all()
+        return not self.at_commit
 
     async def read_record(self, tp: TopicPartition, offset: int) -> Any | None:
         await self.reading.through()
@@ -336,6 +338,22 @@ async def test_a_lists_topic_that_never_answers_stops_the_daemon() -> None:
         assert "lists could not be published" in str(error)
         assert "not authorized" in str(error)
     assert partition.owed == 1
+
+
+async def test_lists_that_are_published_by_the_commit_go_with_their_states() -> None:
+    """Where the commit publishes, a list and the state that says that it was served are taken by the same commit."""
+    partition = running()
+    partition.fold(likes(["a", "b"]), ago(1))
+    w = world(partition, at_commit=True)
+    async with w.serving():
+        await w.idle(partition)
+    work = partition.take_work()
+    assert work is not None
+    assert [item.value.user_id for item in work.lists] == ["a", "b"]
+    assert [state.unserved for state in work.states] == [0, 0]
+    assert w.metrics.registry.get_sample_value("mtgr_lists_total") == 0
+    assert partition.take_work() is not None  # the offset alone: it is not committed yet
+    assert work.lists == w.lists
 
 
 async def test_failures_with_successes_between_are_no_outage() -> None:

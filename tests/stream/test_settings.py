@@ -206,6 +206,10 @@ def test_flag_without_a_value_is_refused(override: str) -> None:
             ["trigger.quiet_period_ms = 501 (--set)", "max_wait_ms = 500 (default)"],
         ),
         (["kafka.session_timeout_ms=90000"], ["kafka.session_timeout_ms", "kafka.rebalance_timeout_ms"]),
+        (
+            ["stream.delivery=exactly_once", "stream.transaction_timeout_ms=9999"],
+            ["kafka.session_timeout_ms = 10000 (default)", "stream.transaction_timeout_ms = 9999 (--set)"],
+        ),
         (["stream.drain_deadline_seconds=61"], ["drain_deadline_seconds", "kafka.rebalance_timeout_ms"]),
         (["stream.max_in_flight_mebibytes=1", "stream.max_event_bytes=1048577"], ["stream.max_event_bytes"]),
         (["kafka.bootstrap_servers=localhost"], ["kafka.bootstrap_servers", "host:port"]),
@@ -402,6 +406,7 @@ def test_printed_settings_load_again(settings: Settings, tmp_path_factory: pytes
         stream=structs.replace(
             plain.stream,
             drain_deadline_seconds=min(plain.stream.drain_deadline_seconds, 60.0),
+            transaction_timeout_ms=max(plain.stream.transaction_timeout_ms, 10_000),
             max_event_bytes=min(plain.stream.max_event_bytes, plain.stream.max_in_flight_mebibytes << 20),
         ),
     )

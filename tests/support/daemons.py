@@ -7,7 +7,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +150,14 @@ class Deployment:
         merged = {**self._shared, **own, **(changes or {})}
         return {key: value for key, value in merged.items() if value is not None}
 
-    def start(self, name: str = "daemon", changes: Mapping[str, object] | None = None) -> Running:
-        """Start a process; it ends with the test at the latest."""
-        running = Running(self.directory, self.options(name, changes), name=name)
+    def start(
+        self,
+        name: str = "daemon",
+        changes: Mapping[str, object] | None = None,
+        prefix: Sequence[str] = (),
+    ) -> Running:
+        """Start a process; it ends with the test at the latest. `prefix` stands before its command."""
+        running = Running(self.directory, self.options(name, changes), name=name, prefix=prefix)
         self._started.append(running)
         return running
 
