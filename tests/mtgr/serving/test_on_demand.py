@@ -1,0 +1,111 @@
+"""Promises of mtgr.serving.on_demand: one start for all who wait, a new one after a failure, a clear end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from engines import MODEL, Engine, Engines
+
+from mtgr.errors import EngineFailed
+from mtgr.requests import ListRequest, ListResult, ModelInfo
+from mtgr.serving.on_demand import OnDemandEngine
+
+
+class SlowEngine(Engine):
+    """One that starts when it is let, again and again."""
+
+    def __init__(self, engines: Engines) -> None:
+        super().__init__(engines)
+        self.starts = 0
+        self.may_start = asyncio.Event()
+
+    async def start(self) -> ModelInfo:
+        self.starts += 1
+        self._over.clear()
+        await self.may_start.wait()
+        if self._engines.failing_starts:
+            self._engines.failing_starts -= 1
+            raise EngineFailed("it does not start")
+        return MODEL
+
+
+@pytest.fixture
+def engines() -> Engines:
+    return Engines()
+
+
+@pytest.fixture
+def slow(engines: Engines) -> SlowEngine:
+    return SlowEngine(engines)
+
+
+@pytest.fixture
+def engine(slow: SlowEngine) -> OnDemandEngine:
+    return OnDemandEngine(slow)
+
+
+def request_of(user_id: str) -> ListRequest:
+    return ListRequest(user_id, b"", b"", 5)
+
+
+async def ask(engine: OnDemandEngine, user_id: str) -> str:
+    outcome = await engine.recommend(request_of(user_id))
+    assert isinstance(outcome, ListResult)
+    return outcome.video_ids[0]
+
+
+async def test_all_who_wait_wait_for_one_start(engine: OnDemandEngine, slow: SlowEngine) -> None:
+    """Also where the one who asked first does not wait for it any longer."""
+    calls = [asyncio.create_task(ask(engine, user)) for user in "abc"]
+    await asyncio.sleep(0)
+    calls[0].cancel()
+    slow.may_start.set()
+    assert list(await asyncio.gather(*calls[1:])) == ["for b", "for c"]
+    await engine.start()
+    assert slow.starts == 1
+    assert calls[0].cancelled()
+
+
+async def test_a_start_that_fails_is_told_to_all_and_tried_again(
+    engine: OnDemandEngine, slow: SlowEngine, engines: Engines
+) -> None:
+    """By the next who asks."""
+    engines.failing_starts = 1
+    calls = [asyncio.create_task(ask(engine, user)) for user in "ab"]
+    slow.may_start.set()
+    for failure in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(failure, EngineFailed)
+    assert await ask(engine, "c") == "for c"
+    assert slow.starts == 2
+
+
+async def test_a_failure_is_followed_by_one_start_only(
+    engine: OnDemandEngine, slow: SlowEngine, engines: Engines
+) -> None:
+    """However many calls met it, and however late they tell."""
+    slow.may_start.set()
+    await engine.start()
+    engines.hanging = set("abc")
+    calls = [asyncio.create_task(ask(engine, user)) for user in "abc"]
+    await engines.until(lambda: len(engines.batches) == 3, "the calls to be under way")
+    slow.break_down()
+    for failure in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(failure, EngineFailed)
+    engines.hanging = set()
+    assert list(await asyncio.gather(ask(engine, "d"), ask(engine, "e"))) == ["for d", "for e"]
+    assert slow.starts == 2
+
+
+async def test_closing_ends_a_start_and_is_told(engine: OnDemandEngine, slow: SlowEngine) -> None:
+    """To who waits for it and to who comes later; no engine is started any more."""
+    call = asyncio.create_task(ask(engine, "a"))
+    await asyncio.sleep(0)
+    await engine.close()
+    await engine.close()
+    with pytest.raises(EngineFailed, match="the engine was closed"):
+        await call
+    with pytest.raises(EngineFailed, match="the engine was closed"):
+        await ask(engine, "b")
+    assert slow.starts <= 1
+    assert slow.closed
