@@ -15,26 +15,71 @@ from mtgr.kernels.time_cells import CELL_SHIFT, FIRST_CELL
 _CELL_SHIFT = tl.constexpr(CELL_SHIFT)
 _FIRST_CELL = tl.constexpr(FIRST_CELL)
 _FP8_MAX = tl.constexpr(448.0)
+_LOG2_E = tl.constexpr(1.4426950408889634)
+_WHOLE = tl.constexpr(float(1 << 23))
+
+PORTABLE = tl.constexpr(0)
+BY_EXP = tl.constexpr(1)
+BY_TANH = tl.constexpr(2)
 
 
 @triton.jit
-def silu_of_double(half, FAST: tl.constexpr):
-    """silu(2 * half). FAST is one instruction of the special function unit, with the precision of half floats."""
-    if FAST:
+def silu(x, MODE: tl.constexpr):
+    """x * sigmoid(x): in what any device knows, or by instructions of the special function unit.
+
+    BY_EXP takes two of those a number and is exact to a few units of float32's last place; BY_TANH takes one, and is
+    off by up to |x| / 4096, which bfloat16 loses anyway where x is positive, but not where silu(x) is nearly 0.
+    """
+    if MODE == BY_EXP:
+        power = tl.inline_asm_elementwise(
+            "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x * -_LOG2_E], dtype=tl.float32, is_pure=True, pack=1
+        )
+        sigmoid = tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [1.0 + power], dtype=tl.float32, is_pure=True, pack=1
+        )
+        return x * sigmoid
+    elif MODE == BY_TANH:  # noqa: RET505 - only one of the branches is compiled
+        half = 0.5 * x
         tanh = tl.inline_asm_elementwise(
             "tanh.approx.f32 $0, $1;", "=f,f", [half], dtype=tl.float32, is_pure=True, pack=1
         )
         return half + half * tanh
-    return 2.0 * half / (1.0 + tl.exp(-2.0 * half))
+    else:
+        return x / (1.0 + tl.exp(-x))
 
 
 @triton.jit
-def load_time(lanes, stored):
-    """The uint32 time in four lanes, lowest byte first, each at its pointer; 0 where nothing is stored."""
-    time = tl.load(lanes, mask=stored, other=0).to(tl.int32)
-    for byte in tl.static_range(1, 4):
-        time |= tl.load(lanes + byte, mask=stored, other=0).to(tl.int32) << (8 * byte)
-    return time.to(tl.uint32, bitcast=True)
+def load_time(lanes, stored, PACKED: tl.constexpr):
+    """The uint32 time in four lanes, lowest byte first, each at its pointer; 0 where nothing is stored.
+
+    PACKED where the lanes are of one or two bytes and lie so that they can be read at once.
+    """
+    if lanes.dtype.element_ty.primitive_bitwidth == 8:
+        if PACKED:
+            return tl.load(lanes.to(tl.pointer_type(tl.uint32), bitcast=True), mask=stored, other=0)
+        time = tl.load(lanes, mask=stored, other=0).to(tl.uint32)
+        for byte in tl.static_range(1, 4):
+            time |= tl.load(lanes + byte, mask=stored, other=0).to(tl.uint32) << (8 * byte)
+        return time
+    if PACKED:
+        four = tl.load(lanes.to(tl.pointer_type(tl.int64), bitcast=True), mask=stored, other=0)
+        a, b = _lane(four, 0, lanes.dtype.element_ty), _lane(four, 1, lanes.dtype.element_ty)
+        c, d = _lane(four, 2, lanes.dtype.element_ty), _lane(four, 3, lanes.dtype.element_ty)
+    else:
+        a = tl.load(lanes, mask=stored, other=0).to(tl.float32)
+        b = tl.load(lanes + 1, mask=stored, other=0).to(tl.float32)
+        c = tl.load(lanes + 2, mask=stored, other=0).to(tl.float32)
+        d = tl.load(lanes + 3, mask=stored, other=0).to(tl.float32)
+    # a whole number below 2**23, on top of that, is the lowest bits of a float32: no slow conversion is needed
+    low = (b * 256.0 + (a + _WHOLE)).to(tl.uint32, bitcast=True)
+    high = (d * 256.0 + (c + _WHOLE)).to(tl.uint32, bitcast=True)
+    return (low & 0xFFFF) | (high << 16)
+
+
+@triton.jit
+def _lane(four, LANE: tl.constexpr, dtype: tl.constexpr):
+    """One of the two-byte numbers of an int64."""
+    return (four >> (16 * LANE)).to(tl.int16).to(dtype, bitcast=True).to(tl.float32)
 
 
 @triton.jit

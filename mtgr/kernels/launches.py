@@ -8,6 +8,8 @@ from typing import Final
 import torch
 import triton
 
+from mtgr.kernels.device_functions import BY_EXP, BY_TANH, PORTABLE
+
 INTERPRETED: Final = bool(triton.knobs.runtime.interpret)
 """Whether kernels run in Triton's interpreter, on the CPU, which knows no machine instructions."""
 
@@ -21,13 +23,14 @@ _MOST_SPLITS: Final = 16
 class TileLaunch:
     """A launch of attention: keys of a block, warps, stages of the loop over blocks, programs that share a row.
 
-    Only rows of one query are shared, as larger tiles are many anyway.
+    Only rows of one query are shared, as larger tiles are many anyway. `tanh` makes SiLU of it, in half formats.
     """
 
     keys: int
     warps: int
     stages: int
     splits: int = 1
+    tanh: bool = False
 
 
 def tile_launch(tile_queries: int, width: int, dtype: torch.dtype, programs: int) -> TileLaunch:
@@ -40,6 +43,13 @@ def tile_launch(tile_queries: int, width: int, dtype: torch.dtype, programs: int
         return TileLaunch(32 if width <= 64 else 16, warps=4 if tile_queries <= 32 else 8, stages=2)
     warps = 8 if tile_queries >= 128 or width >= 256 else 4
     return TileLaunch(64 if width <= 128 else 32, warps, stages=3 if width <= 128 else 2)
+
+
+def silu_mode(dtype: torch.dtype, tanh: bool = False) -> int:
+    """How kernels make SiLU of numbers of a type; see `mtgr.kernels.device_functions.silu`."""
+    if INTERPRETED or dtype.itemsize > 2:
+        return int(PORTABLE)
+    return int(BY_TANH if tanh else BY_EXP)
 
 
 def key_splits(programs: int) -> int:

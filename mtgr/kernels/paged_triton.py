@@ -19,14 +19,15 @@ import triton.language as tl
 from torch import Tensor
 
 from mtgr.kernels.device_functions import (
+    PORTABLE,
     as_bytes,
     load_time,
-    silu_of_double,
+    silu,
     time_bucket,
     write_lanes,
     write_numbers,
 )
-from mtgr.kernels.launches import INTERPRETED, TileLaunch, row_launch, tile_launch
+from mtgr.kernels.launches import TileLaunch, row_launch, silu_mode, tile_launch
 from mtgr.kernels.paged import TIME_LANES, BiasTables, PagedStep
 from mtgr.kernels.time_cells import cells_on
 
@@ -84,7 +85,7 @@ def attend(
         by_position,
         by_time,
         None if by_time is None else cells_on(query.device),
-        0.5 * scale * k_scale,
+        scale * k_scale,
         normalizer * v_scale,
         0 if by_position is None else by_position.shape[1],
         step.block_table.stride(0),
@@ -107,9 +108,11 @@ def attend(
         BLOCK_N=launch.keys,
         BLOCK_D=block_d,
         BLOCK_V=block_v,
-        STAGES=launch.stages,
+        # given with a loop, a number of stages is for all that it loads; with a launch, for what products are made of
+        LOOP_STAGES=launch.stages if single else None,
         BYTES=kv_cache.dtype == _FP8,
-        FAST=query.dtype != torch.float32 and not INTERPRETED,
+        PACKED=_packed(query, kv_cache, d_qk),
+        MODE=silu_mode(query.dtype, launch.tanh),
         num_warps=launch.warps,
         num_stages=launch.stages,
     )
@@ -172,6 +175,16 @@ def store(
     )
 
 
+def _packed(query: Tensor, kv_cache: Tensor, d_qk: int) -> bool:
+    """Whether a time's lanes, of one or two bytes each, can be read at once in queries and in the cache."""
+    return all(
+        tensor.element_size() <= 2
+        and tensor.data_ptr() % 8 == 0
+        and all(place % TIME_LANES == 0 for place in (d_qk, *tensor.stride()[:-1]))
+        for tensor in (query, kv_cache)
+    )
+
+
 @triton.jit
 def _attend(
     query,
@@ -184,7 +197,7 @@ def _attend(
     by_position,
     by_time,
     cells,
-    half_scale,
+    scale,
     normalizer,
     distances,
     table_row,
@@ -207,9 +220,10 @@ def _attend(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_V: tl.constexpr,
-    STAGES: tl.constexpr,
+    LOOP_STAGES: tl.constexpr,
     BYTES: tl.constexpr,
-    FAST: tl.constexpr,
+    PACKED: tl.constexpr,
+    MODE: tl.constexpr,
 ):
     program = tl.program_id(0)
     # heads stand side by side: programs that run together read one stretch of memory
@@ -239,7 +253,7 @@ def _attend(
         positions = position
         query_times = 0
         if by_time is not None:
-            query_times = load_time(row + D_QK, token >= 0)
+            query_times = load_time(row + D_QK, token >= 0, PACKED)
         if SPLITS > 1:
             split = (program // HEADS) % SPLITS
             share = tl.cdiv(tl.cdiv(last, BLOCK_N), SPLITS) * BLOCK_N
@@ -251,29 +265,31 @@ def _attend(
         m = tl.arange(0, TILE)
         rows = query + token * QUERY_TOKEN + head * QUERY_HEAD + m[:, None] * QUERY_TOKEN
         q = tl.load(rows + d[None, :], mask=(m[:, None] < count) & (d[None, :] < D_QK), other=0.0)
-        if not FAST:
+        if MODE == PORTABLE:
             q = q.to(tl.float32)
+        elif BYTES:  # FP8 becomes float16 in one instruction, bfloat16 in many
+            q = q.to(tl.float16)
         positions = (position + m)[:, None]  # (TILE, 1)
         query_times = 0
         if by_time is not None:
-            query_times = load_time(rows + D_QK, m[:, None] < count)
+            query_times = load_time(rows + D_QK, m[:, None] < count, PACKED)
         acc = tl.zeros([TILE, BLOCK_V], tl.float32)
     if by_position is not None:
         by_position += head * position_row
     if by_time is not None:
         by_time += head * time_row
 
-    for start in tl.range(first_key, full, BLOCK_N, num_stages=STAGES):
+    for start in tl.range(first_key, full, BLOCK_N, num_stages=LOOP_STAGES):
         acc = _add_keys(
             acc, q, positions, query_times, cache, lanes, blocks, start, last, by_position, by_time, cells,
-            half_scale, distances, D_QK, HEAD_SIZE, D_V, BLOCK_SIZE, CACHE_BLOCK, CACHE_ROW,
-            TILE, BLOCK_N, BLOCK_D, BLOCK_V, FAST, False,
+            scale, distances, D_QK, HEAD_SIZE, D_V, BLOCK_SIZE, CACHE_BLOCK, CACHE_ROW,
+            TILE, BLOCK_N, BLOCK_D, BLOCK_V, PACKED, MODE, False,
         )  # fmt: skip
-    for start in tl.range(tl.maximum(first_key, full), last, BLOCK_N, num_stages=STAGES):
+    for start in tl.range(tl.maximum(first_key, full), last, BLOCK_N, num_stages=LOOP_STAGES):
         acc = _add_keys(
             acc, q, positions, query_times, cache, lanes, blocks, start, last, by_position, by_time, cells,
-            half_scale, distances, D_QK, HEAD_SIZE, D_V, BLOCK_SIZE, CACHE_BLOCK, CACHE_ROW,
-            TILE, BLOCK_N, BLOCK_D, BLOCK_V, FAST, True,
+            scale, distances, D_QK, HEAD_SIZE, D_V, BLOCK_SIZE, CACHE_BLOCK, CACHE_ROW,
+            TILE, BLOCK_N, BLOCK_D, BLOCK_V, PACKED, MODE, True,
         )  # fmt: skip
 
     acc *= normalizer
@@ -304,7 +320,7 @@ def _add_keys(
     by_position,
     by_time,
     cells,
-    half_scale,
+    scale,
     distances,
     D_QK: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
@@ -316,7 +332,8 @@ def _add_keys(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_V: tl.constexpr,
-    FAST: tl.constexpr,
+    PACKED: tl.constexpr,
+    MODE: tl.constexpr,
     MASKED: tl.constexpr,
 ):
     """acc + silu(scores) V of the keys from `start` on; MASKED where some query does not see some of them."""
@@ -335,27 +352,28 @@ def _add_keys(
     # what lies past a sequence may be no number at all, and 0 times that would be none
     v = _load_rows(cache + HEAD_SIZE, rows, stored, D_V, BLOCK_V, MASKED)
     if TILE == 1:
-        scores = tl.sum(q[None, :] * k.to(tl.float32), 1) * half_scale  # (BLOCK_N,)
+        scores = tl.sum(q[None, :] * k.to(tl.float32), 1) * scale  # (BLOCK_N,)
         away = positions - keys
     else:
-        scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee") * half_scale  # (TILE, BLOCK_N)
+        scores = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee") * scale  # (TILE, BLOCK_N)
         away = positions - keys[None, :]
     if by_position is not None:
         at = tl.minimum(tl.maximum(away, 0), distances - 1)
-        scores += 0.5 * tl.load(by_position + at).to(tl.float32)
+        scores += tl.load(by_position + at).to(tl.float32)
     if by_time is not None:
         if TILE == 1:
-            key_times = load_time(lanes + D_QK + rows, stored)
+            key_times = load_time(lanes + D_QK + rows, stored, PACKED)
         else:
-            key_times = load_time(lanes + D_QK + rows[None, :], stored[None, :])
-        scores += 0.5 * tl.load(by_time + time_bucket(query_times, key_times, cells)).to(tl.float32)
-    weights = silu_of_double(scores, FAST)
+            key_times = load_time(lanes + D_QK + rows[None, :], stored[None, :], PACKED)
+        scores += tl.load(by_time + time_bucket(query_times, key_times, cells)).to(tl.float32)
+    weights = silu(scores, MODE)
     if MASKED:
         weights = tl.where(away >= 0, weights, 0.0)
     if TILE == 1:
-        return acc + weights[:, None] * v.to(tl.float32)
-    v = v.to(q.dtype)
-    return tl.dot(weights.to(q.dtype), v, acc, input_precision="ieee")
+        acc += weights[:, None] * v.to(tl.float32)
+    else:
+        acc = tl.dot(weights.to(q.dtype), v.to(q.dtype), acc, input_precision="ieee")
+    return acc
 
 
 @triton.jit
