@@ -22,6 +22,7 @@ from mtgr.catalog import Catalog
 from mtgr.config import ModelConfig, parse_config
 from mtgr.errors import InputError
 from mtgr.features import RowEncoder
+from mtgr.quantization.scheme import Quantization, parse_quantization
 from mtgr.requests import MAX_SLATE, ModelInfo
 from mtgr.suggestions import did_you_mean
 
@@ -37,6 +38,7 @@ MODEL_TYPE: Final = "mtgr"
 ARCHITECTURE: Final = "MTGRForRecommendation"
 
 _OWN_KEYS: Final = ("name", "version", "files", "model")
+_QUANTIZATION_KEY: Final = "quantization_config"  # only a quantised one has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Checkpoint:
     config: ModelConfig
     catalog: Catalog
     weights_digest: str
+    quantization: Quantization | None = None
 
     @property
     def weights(self) -> Path:
@@ -68,6 +71,10 @@ class Checkpoint:
 
         with torch.device("meta"):
             expected = {name: list(tensor.shape) for name, tensor in MTGR(self.config).state_dict().items()}
+        if self.quantization is not None:
+            for name, parts in self.quantization.shapes(self.config).items():
+                del expected[name]
+                expected |= {part: list(shape) for part, shape in parts.items()}
         with _open_weights(self.weights, "numpy") as file:
             found = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         for name in expected:
@@ -83,7 +90,10 @@ class Checkpoint:
         _check_digest(self.weights, _file_digest(self.weights), self.weights_digest)
 
     def load_model(self) -> MTGR:
-        """The model with its weights in float32, ready for inference; InputError as `verify` raises it."""
+        """The model with its weights in float32, ready for inference; InputError as `verify` raises it.
+
+        Quantised weights are what their codes stand for.
+        """
         import torch
 
         from mtgr.model.mtgr import MTGR
@@ -93,6 +103,10 @@ class Checkpoint:
             model = MTGR(self.config)
         with _open_weights(self.weights, "pt") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if self.quantization is not None:
+            from mtgr.quantization.codes import dequantise
+
+            weights = dequantise(weights, self.quantization, self.config)
         weights = {
             name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()
         }
@@ -121,6 +135,7 @@ def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
     for key, value in _engine_keys(config).items():
         if data[key] != value:
             raise InputError(f"{path}: {key} is {data[key]!r}, where the model section gives {value!r}")
+    quantization = parse_quantization(data.get(_QUANTIZATION_KEY), str(path))
 
     catalog_path = root / CATALOG_FILE
     catalog_json = _read(catalog_path)
@@ -135,7 +150,7 @@ def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
     RowEncoder(config, catalog)  # refuses features that no event has
     with _open_weights(root / WEIGHTS_FILE, "numpy"):
         pass  # refuses a truncated file
-    return Checkpoint(root, data["name"], version, config, catalog, data["files"][WEIGHTS_FILE])
+    return Checkpoint(root, data["name"], version, config, catalog, data["files"][WEIGHTS_FILE], quantization)
 
 
 def save_checkpoint(
@@ -144,11 +159,12 @@ def save_checkpoint(
     config: ModelConfig,
     catalog: Catalog,
     state_dict: Mapping[str, Tensor],
+    quantization: Quantization | None = None,
 ) -> Checkpoint:
     """Write a checkpoint whole and then put it in place, so that no reader ever meets a part of one.
 
-    An earlier checkpoint there is replaced. Raises InputError if `directory` holds anything else, or cannot
-    be written.
+    quantization: of the tensors, which are then as `Quantization.shapes` says. An earlier checkpoint there is
+    replaced. Raises InputError if `directory` holds anything else, or cannot be written.
     """
     from safetensors.torch import save_file
 
@@ -167,6 +183,8 @@ def save_checkpoint(
             "model": config.to_dict(),
             **_engine_keys(config),
         }
+        if quantization is not None:
+            data[_QUANTIZATION_KEY] = quantization.to_config()
         data["version"] = _version(data)
         (work / CONFIG_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(data)) + b"\n")
         for path in work.iterdir():
@@ -248,7 +266,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: model_type is {data['model_type']!r}, where {MODEL_TYPE!r} is wanted")
     known = (*_OWN_KEYS, *_engine_keys(_ANY_CONFIG))
     for key in data:
-        if key not in known:
+        if key not in (*known, _QUANTIZATION_KEY):
             raise InputError(f"{path}: unknown key {key!r}{did_you_mean(key, known)}")
     for key in known:
         if key not in data:

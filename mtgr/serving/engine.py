@@ -217,8 +217,9 @@ class RecommendationEngine:
         return task
 
     def _start(self) -> AsyncLLM:
-        self._checkpoint.verify()
-        prepare_vllm()
+        if not self.options.dummy_weights:
+            self._checkpoint.verify()
+        prepare_vllm(self.options.workers)
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 

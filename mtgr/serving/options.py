@@ -16,7 +16,9 @@ from mtgr.errors import InputError
 from mtgr.requests import MAX_SLATE
 from mtgr.serving.quiet import quieten
 
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+OnlineQuantization = Literal["fp8", "fp8_per_channel", "fp8_per_block"]
+CacheDtype = Literal["auto", "fp8"]
 Scheduling = Literal["sessions", "vllm"]
 
 _ENVIRONMENT: Final = {
@@ -25,6 +27,9 @@ _ENVIRONMENT: Final = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "VLLM_USE_V2_MODEL_RUNNER": "0",  # the other one takes neither prompt embeddings nor our mask
 }
+CPU_CACHE_GIB: Final = 1.0
+_MEMORY: Final = 0.9
+_CORES: Final = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 # the compiler would take 2 to 20 s at the first list, for one small function of the sampler
 _CPU_ENVIRONMENT: Final = {"TORCH_COMPILE_DISABLE": "1"}
 
@@ -33,12 +38,26 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     """How the engine of a checkpoint is run."""
 
     checkpoint: Path
-    kv_cache_gib: Annotated[float, Meta(gt=0)] = 1.0
-    """Memory of the KV cache; where vLLM's own VLLM_CPU_KVCACHE_SPACE is set, that is taken."""
-    memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.3
-    """Share of the device's memory that must be free when the engine starts."""
+    kv_cache_gib: Annotated[float, Meta(gt=0)] | None = None
+    """Memory of the KV cache of each device. Where unset, 1 on a CPU, or vLLM's own VLLM_CPU_KVCACHE_SPACE if that is
+    set; on a GPU what `memory_utilization` leaves beside the weights."""
+    memory_utilization: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """Share of a device's memory that the engine takes, 0.9 where unset; on a CPU it has no say."""
     dtype: Dtype = "float32"
-    """Of weights, activations and cache; auto is float32 on a CPU and bfloat16 elsewhere."""
+    """Of weights, activations and cache; auto is bfloat16 on a GPU and for a checkpoint in awq, else float32."""
+    quantization: OnlineQuantization | None = None
+    """How the weights of the layers' linears are stored after loading: FP8 with one scale for all, for each output
+    channel or for each block. A checkpoint of `mtgr-stream quantize` brings its own and takes none here."""
+    kv_cache_dtype: CacheDtype = "auto"
+    """Of the KV cache; auto is that of the model."""
+    tensor_parallel_size: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Devices, or processes of a CPU, that share each layer's heads and widths."""
+    devices: tuple[Annotated[int, Meta(ge=0)], ...] = ()
+    """GPUs by their numbers, as many as `tensor_parallel_size`; the first ones where unset."""
+    replicas: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Engines of the checkpoint that share the machine, this one among them: each has its part of the cores."""
+    dummy_weights: bool = False
+    """Make the weights up rather than read them: for measuring the speed of models that nobody has trained."""
     block_size: Annotated[int, Meta(ge=1, le=1024)] = 16
     """Tokens of a cache block; only whole blocks are found again."""
     enable_prefix_caching: bool = True
@@ -51,6 +70,11 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     """sessions: users' tokens stay in the cache and only what is new is sent; vllm: by vLLM's own scheduler, which gets
     the whole history as a prompt each time."""
     seed: int = 0
+
+    @property
+    def workers(self) -> int:
+        """Processes that compute at once, those of the other replicas included."""
+        return self.replicas * self.tensor_parallel_size
 
 
 def check_served(config: ModelConfig, source: str = "model config") -> None:
@@ -98,19 +122,33 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str
         )
     dtype = options.dtype
     if dtype == "auto":
-        dtype = "float32" if on_cpu else "bfloat16"
-    _check_cache(options, checkpoint, longest, 4 if dtype == "float32" else 2)
+        awq = checkpoint.quantization is not None and checkpoint.quantization.method == "awq"
+        dtype = "float32" if on_cpu and not awq else "bfloat16"
+    _check_formats(options, checkpoint, dtype, on_cpu=on_cpu)
+    _check_shards(options, checkpoint, on_cpu=on_cpu)
+    cache_gib = options.kv_cache_gib
+    if cache_gib is None and on_cpu:
+        cache_gib = CPU_CACHE_GIB
+    if cache_gib is not None:
+        number_bytes = 1 if options.kv_cache_dtype == "fp8" else 4 if dtype == "float32" else 2
+        _check_cache(options, cache_gib, checkpoint.config, longest, number_bytes)
     return {
         "model": str(checkpoint.directory),
         "skip_tokenizer_init": True,
         "enable_prompt_embeds": True,
         "generation_config": "vllm",
-        "load_format": "safetensors",
+        "load_format": "dummy" if options.dummy_weights else "safetensors",
         "dtype": dtype,
+        "quantization": options.quantization,
+        "kv_cache_dtype": options.kv_cache_dtype,
+        "tensor_parallel_size": options.tensor_parallel_size,
+        "device_ids": list(options.devices) or None,
         "max_model_len": longest,
         "block_size": options.block_size,
-        "kv_cache_memory_bytes": int(options.kv_cache_gib * (1 << 30)),
-        "gpu_memory_utilization": options.memory_utilization,
+        "kv_cache_memory_bytes": None if cache_gib is None else int(cache_gib * (1 << 30)),
+        "gpu_memory_utilization": _MEMORY
+        if options.memory_utilization is None
+        else options.memory_utilization,
         "enable_prefix_caching": options.enable_prefix_caching,
         "enable_chunked_prefill": options.enable_chunked_prefill,
         "max_num_seqs": options.max_num_seqs,
@@ -121,29 +159,88 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str
         "logprobs_mode": "processed_logprobs",
         "max_logprobs": checkpoint.config.n_slots,
         "worker_extension_cls": "mtgr.serving.worker_extension.WorkerExtension",
-        "distributed_executor_backend": "mtgr.serving.executor.OwnedExecutor",
-        "enforce_eager": on_cpu,
+        "distributed_executor_backend": executor_class(options.tensor_parallel_size),
+        "enforce_eager": True,  # vLLM would capture what runs by its own scheduler; sessions have graphs of their own
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
 
 
-def _check_cache(options: EngineOptions, checkpoint: Checkpoint, longest: int, number_bytes: int) -> None:
-    """InputError if the KV cache cannot hold one longest sequence and the block that vLLM keeps to itself."""
-    config = checkpoint.config
-    token = config.n_layers * config.n_heads * (head_size(config) + config.d_v) * number_bytes
-    least = (-(-longest // options.block_size) + 1) * options.block_size * token / (1 << 30)
-    if options.kv_cache_gib < least:
+def executor_class(tensor_parallel_size: int) -> type:
+    """What runs the workers; a class and not its name, so that it is imported wherever vLLM's arguments are read."""
+    from mtgr.serving import executor
+
+    return executor.OwnedExecutor if tensor_parallel_size == 1 else executor.OwnedShardedExecutor
+
+
+def _check_formats(options: EngineOptions, checkpoint: Checkpoint, dtype: str, *, on_cpu: bool) -> None:
+    """InputError if the number formats do not go together, with the model or with the device."""
+    config, own = checkpoint.config, checkpoint.quantization
+    if options.quantization is not None:
+        if own is not None:
+            raise InputError(
+                f"quantization is {options.quantization!r}, where none is wanted: {checkpoint.directory} is quantized "
+                f"by {own.method} already"
+            )
+        if on_cpu:
+            raise InputError(
+                f"quantization is {options.quantization!r}, where a GPU is wanted; on a CPU serve a checkpoint of "
+                "`mtgr-stream quantize --method int8`"
+            )
+    if own is not None:
+        own.check_dtype(dtype)
+    if options.kv_cache_dtype == "fp8":
+        if on_cpu:
+            raise InputError("kv_cache_dtype is 'fp8', where a GPU is wanted; 'auto' is right on a CPU")
+        if config.time_bias:
+            raise InputError(
+                "kv_cache_dtype is 'fp8', where 'auto' is wanted: the model has a time bias, and the bytes of times in "
+                "its cache do not fit FP8"
+            )
+    if dtype == "float16" and options.scheduling == "vllm" and (config.continuous or config.user_numbers):
         raise InputError(
-            f"kv_cache_gib is {options.kv_cache_gib:g}, where {math.ceil(1e6 * least) / 1e6:g} or more is wanted: "
+            "dtype is 'float16', where 'bfloat16' or 'float32' is wanted with scheduling 'vllm': its prompts hold "
+            "numbers of events as they are, and those above 65504 do not fit"
+        )
+
+
+def _check_shards(options: EngineOptions, checkpoint: Checkpoint, *, on_cpu: bool) -> None:
+    """InputError if the model cannot be shared by so many devices."""
+    ranks, config = options.tensor_parallel_size, checkpoint.config
+    for name, size in (("n_heads", config.n_heads), ("d_ff", config.d_ff)):
+        if size % ranks:
+            raise InputError(f"tensor_parallel_size is {ranks}, where a divisor of {name} {size} is wanted")
+    if checkpoint.quantization is not None:
+        checkpoint.quantization.check_shards(config, ranks)
+    if options.devices:
+        if on_cpu:
+            raise InputError(f"devices is {list(options.devices)}, where none is wanted on a CPU")
+        if len(set(options.devices)) != ranks or len(options.devices) != ranks:
+            raise InputError(
+                f"devices is {list(options.devices)}, where {ranks} different ones are wanted "
+                f"(tensor_parallel_size)"
+            )
+
+
+def _check_cache(
+    options: EngineOptions, cache_gib: float, config: ModelConfig, longest: int, number_bytes: int
+) -> None:
+    """InputError if the KV cache cannot hold one longest sequence and the block that vLLM keeps to itself."""
+    heads = config.n_heads // options.tensor_parallel_size
+    token = config.n_layers * heads * (head_size(config) + config.d_v) * number_bytes
+    least = (-(-longest // options.block_size) + 1) * options.block_size * token / (1 << 30)
+    if cache_gib < least:
+        raise InputError(
+            f"kv_cache_gib is {cache_gib:g}, where {math.ceil(1e6 * least) / 1e6:g} or more is wanted: "
             f"so much does one sequence of {longest} tokens take"
         )
 
 
-def prepare_vllm() -> None:
+def prepare_vllm(workers: int = 1) -> None:
     """Import vLLM, which takes seconds the first time, and set all it reads from the environment.
 
-    What the user has set stays. Raises InputError if that cannot be.
+    `workers` run at once, of one engine or of several that share the machine. What the user has set stays. Raises
+    InputError if that cannot be.
     """
     quieten()
     for name, value in _ENVIRONMENT.items():
@@ -154,7 +251,7 @@ def prepare_vllm() -> None:
     if current_platform.is_cpu():
         for name, value in _CPU_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        _set_threads()
+        _set_threads(workers)
     from mtgr.serving.model import MTGRForRecommendation
     from mtgr.serving.plugin import register
 
@@ -163,22 +260,29 @@ def prepare_vllm() -> None:
     ModelRegistry.register_model(ARCHITECTURE, MTGRForRecommendation)
 
 
-def _set_threads() -> None:
-    """Choose the threads of an engine process to come.
+def _set_threads(workers: int) -> None:
+    """Choose the threads of the engine processes to come.
 
     One core is left to the daemon: with a thread on every core, each torch call waits for the thread that
     has to share its core, and a busy machine serves several times slower.
     """
     from vllm.utils.torch_utils import available_cpu_count
 
-    cores = os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "auto")
+    cores = os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "auto" if workers == 1 else "nobind")
     if cores in ("auto", "nobind"):
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cpu_count() - 1)))
+        if workers > 1:
+            # by itself vLLM would want a NUMA node for each worker
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores)
+        threads = max(1, (available_cpu_count() - 1) // workers)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         return
-    # vLLM binds the workers it puts in processes of their own; within the engine's, OpenMP does
-    if not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", cores):
+    parts = cores.split("|")
+    if len(parts) > 1 and len(parts) == workers and all(_CORES.fullmatch(part) for part in parts):
+        return  # vLLM binds the workers of one engine by itself
+    # it binds the workers it puts in processes of their own; within the engine's, OpenMP does
+    if not _CORES.fullmatch(cores):
         raise InputError(f"VLLM_CPU_OMP_THREADS_BIND is {cores!r}, where cores are wanted, as in '0-3,8'")
     ranges = [part.partition("-")[::2] for part in cores.split(",")]
     threads = sum(int(last or first) - int(first) + 1 for first, last in ranges)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads // workers)))
     os.environ.setdefault("GOMP_CPU_AFFINITY", cores)

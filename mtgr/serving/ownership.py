@@ -9,14 +9,22 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
-_ENGINE_PROCESS: Final = "EngineCore"  # how vLLM names it
+_ENGINE_PROCESS: Final = "EngineCore"  # how vLLM names them
+_WORKER_PROCESS: Final = "VllmWorker"
 
 
 def in_engine_process() -> bool:
     """Whether this is a process that vLLM started for an engine."""
     return multiprocessing.current_process().name.startswith(_ENGINE_PROCESS)
+
+
+def in_worker_process() -> bool:
+    """Whether this is a process that vLLM started for one rank of several."""
+    return multiprocessing.current_process().name.startswith(_WORKER_PROCESS)
 
 
 def belong_to_parent() -> None:
@@ -35,6 +43,16 @@ def belong_to_parent() -> None:
 def ignore_interrupts() -> None:
     """Ctrl-C reaches every process of a terminal; when the engine ends is for its owner to say, who may drain."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Let processes that are started meanwhile never get Ctrl-C, whatever they do about it themselves."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def leave_quickly() -> None:
