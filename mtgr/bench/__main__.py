@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ import click
 import msgspec
 
 from mtgr.bench.cases import CPU_CASES, GPU_CASES, Case, parse_cases
-from mtgr.bench.plan import NUMBER_BYTES, Plan
-from mtgr.bench.records import Device, read_records
-from mtgr.bench.sections import SECTIONS, run_section
+from mtgr.bench.plan import DEFAULT_PRESETS, NUMBER_BYTES, Plan
+from mtgr.bench.records import Device
+from mtgr.bench.run import parts, run
+from mtgr.bench.sections import SECTIONS
 from mtgr.bench.summary import summary
 from mtgr.errors import InputError
 from mtgr.presets import preset
@@ -111,19 +111,13 @@ def main(
     limit: float,
 ) -> None:
     """Measure the engine beside other systems on this machine: one run, medians, records in OUT."""
-    began = time.monotonic()
     cpu = device == "cpu"
-    for name in presets:
-        preset(name)
-    names = [name for name in SECTIONS if (name in only if only else device in SECTIONS[name].devices)]
-    out = out.absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    already = len(list(read_records([out]))) if out.exists() else 0
+    command = shlex.join(["python", "-m", "mtgr.bench", *sys.argv[1:]])
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        for number, chosen in enumerate(presets or (("tiny", "small") if cpu else ("seed-high",))):
-            plan = Plan(
+        plans = [
+            Plan(
                 device=device,
-                preset=chosen,
+                preset=name,
                 dtype=dtype or ("float32" if cpu else "bfloat16"),
                 cases=cases or (CPU_CASES if cpu else GPU_CASES),
                 layer_lengths=layer_lengths,
@@ -134,17 +128,15 @@ def main(
                 load_seconds=_LEAST_SECONDS if quick else load_seconds,
                 options=options,
                 directory=Path(scratch),
-                out=out,
-                command=shlex.join(["python", "-m", "mtgr.bench", *sys.argv[1:]]),
+                out=out.absolute(),
+                command=command,
             )
-            for name in names:
-                if name == "ceilings" and number:
-                    continue
-                started = time.monotonic()
-                reason = run_section(name, plan, limit - (started - began))
-                took = time.monotonic() - started
-                click.echo(f"{chosen} {name}: {took:.0f} s{'' if reason is None else ', ' + reason}")
-    for line in summary(list(read_records([out]))[already:]):
+            for name in presets or DEFAULT_PRESETS[device]
+        ]
+        for plan in plans:
+            preset(plan.preset)
+        found = run(plans, parts(device, only), limit, click.echo)
+    for line in summary(found):
         click.echo(line)
 
 

@@ -7,12 +7,18 @@ from typing import Final
 import torch
 
 from mtgr.bench.plan import Plan
+from mtgr.bench.records import RecordFile
 from mtgr.bench.users import video_name
 from mtgr.catalog import Catalog
 from mtgr.checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint, save_checkpoint
 from mtgr.model.mtgr import MTGR
 
 _SEED: Final = 0
+
+
+def run(plan: Plan, records: RecordFile) -> None:
+    """Make it in a process of its own: with CUDA in theirs, the systems could not fork their engines'."""
+    random_checkpoint(plan)
 
 
 def random_checkpoint(plan: Plan) -> Checkpoint:

@@ -8,8 +8,8 @@ around their attention is compiled, and a captured graph is timed, so that no la
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from mtgr.bench.ceilings import typical_seconds
 from mtgr.bench.plan import BLOCK_SIZE, Plan
-from mtgr.bench.records import Layer, RecordFile
+from mtgr.bench.records import DENSE, HSTU, TRANSFORMER, Layer, Missing, RecordFile
 from mtgr.bench.work import layer_work
 from mtgr.config import GROUPS, ModelConfig
 from mtgr.features import EVENT
@@ -29,13 +29,11 @@ from mtgr.model.layer import HSTULayer, Sight
 from mtgr.model.masks import causal_mask
 from mtgr.presets import preset
 
-HSTU: Final = "HSTU layer, paged"
-TRANSFORMER: Final = "Transformer layer"
-DENSE: Final = "HSTU layer, dense PyTorch"
-
 _MLP_FACTOR: Final = 4
 _GPU_TILES: Final = (64, 128)
 _SEED: Final = 6
+
+_Layer = TypeVar("_Layer", "PagedHSTU", "TransformerLayer")
 
 
 class _Batch(Struct, frozen=True):
@@ -50,52 +48,15 @@ class _Batch(Struct, frozen=True):
 
 
 class PagedHSTU(nn.Module):
-    """An HSTU layer on the paged kernels, whose cache begins empty."""
+    """An HSTU layer on the paged kernels."""
 
-    def __init__(self, config: ModelConfig, batch: _Batch, tile_queries: int, device: torch.device) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.layer = HSTULayer(config)
-        self.heads, self.d_qk, self.d_v = config.n_heads, config.d_qk, config.d_v
-        self.normalizer = 1.0 / batch.length
-        self.attend, self.store = _kernels(device)
-        blocks = -(-batch.length // BLOCK_SIZE)
-        self.cache = torch.zeros(
-            batch.sequences * blocks, self.heads, BLOCK_SIZE, self.d_qk + self.d_v, device=device,
-            dtype=batch.x.dtype,
-        )  # fmt: skip
-        table = np.arange(batch.sequences * blocks, dtype=np.int32).reshape(batch.sequences, blocks)
-        places = np.arange(batch.length)
-        slots = table[:, places // BLOCK_SIZE] * BLOCK_SIZE + places % BLOCK_SIZE
-        self.slots = torch.from_numpy(slots.ravel().astype(np.int64)).to(device)
-        self.step = plan_step(
-            np.arange(batch.sequences + 1, dtype=np.int32) * np.int32(batch.length),
-            np.full(batch.sequences, batch.length, np.int32),
-            torch.from_numpy(table).to(device),
-            tile_queries=tile_queries,
-            device=device,
-        )
 
-    def forward(self, x: Tensor, groups: Tensor) -> Tensor:
+    def forward(self, x: Tensor, groups: Tensor, attention: PagedAttention) -> Tensor:
         u, v, q, k = self.before(x, groups)
-        tokens = len(x)
-        self.store(
-            k.view(tokens, self.heads, self.d_qk),
-            v.view(tokens, self.heads, self.d_v),
-            self.cache,
-            self.slots,
-        )
-        attended = torch.empty(tokens, self.heads, self.d_v, dtype=x.dtype, device=x.device)
-        query = q.view(tokens, self.heads, self.d_qk)
-        self.attend(
-            query,
-            self.cache,
-            attended,
-            self.step,
-            scale=self.d_qk**-0.5,
-            normalizer=self.normalizer,
-            bias=None,
-        )
-        return self.after(x, attended.flatten(1), u, groups)
+        return self.after(x, attention(q, k, v), u, groups)
 
     def before(self, x: Tensor, groups: Tensor) -> tuple[Tensor, ...]:
         layer = self.layer
@@ -110,48 +71,95 @@ class PagedHSTU(nn.Module):
         return x + mixed
 
 
+class PagedAttention:
+    """The cache of one batch, empty before each forward, and the kernels that write and read it."""
+
+    def __init__(self, config: ModelConfig, batch: _Batch, tile_queries: int, device: torch.device) -> None:
+        self.heads, self.d_qk, self.d_v = config.n_heads, config.d_qk, config.d_v
+        self.normalizer = 1.0 / batch.length
+        self.attend, self.store = _kernels(device)
+        blocks = -(-batch.length // BLOCK_SIZE)
+        shape = (batch.sequences * blocks, self.heads, BLOCK_SIZE, self.d_qk + self.d_v)
+        self.cache = torch.zeros(shape, device=device, dtype=batch.x.dtype)
+        table = np.arange(batch.sequences * blocks, dtype=np.int32).reshape(batch.sequences, blocks)
+        places = np.arange(batch.length)
+        slots = table[:, places // BLOCK_SIZE] * BLOCK_SIZE + places % BLOCK_SIZE
+        self.slots = torch.from_numpy(slots.ravel().astype(np.int64)).to(device)
+        self.step = plan_step(
+            np.arange(batch.sequences + 1, dtype=np.int32) * np.int32(batch.length),
+            np.full(batch.sequences, batch.length, np.int32),
+            torch.from_numpy(table).to(device),
+            tile_queries=tile_queries,
+            device=device,
+        )
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Joined (tokens, heads * d) queries, keys and values to (tokens, heads * d_v)."""
+        tokens = len(q)
+        query, key = (x.view(tokens, self.heads, self.d_qk) for x in (q, k))
+        value = v.view(tokens, self.heads, self.d_v)
+        self.store(key, value, self.cache, self.slots)
+        attended = torch.empty(value.shape, dtype=v.dtype, device=v.device)
+        self.attend(
+            query,
+            self.cache,
+            attended,
+            self.step,
+            scale=self.d_qk**-0.5,
+            normalizer=self.normalizer,
+            bias=None,
+        )
+        return attended.flatten(1)
+
+
 class TransformerLayer(nn.Module):
     """A pre-norm Transformer layer with an MLP; its attention is FlashAttention 3 on a GPU, else PyTorch's."""
 
-    def __init__(self, config: ModelConfig, batch: _Batch, device: torch.device) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         d, width = config.d_model, config.n_heads * config.d_qk
-        self.heads, self.length, self.sequences = config.n_heads, batch.length, batch.sequences
+        self.heads = config.n_heads
         self.norm_attention, self.norm_mlp = nn.LayerNorm(d), nn.LayerNorm(d)
         self.qkv, self.out = nn.Linear(d, 3 * width, bias=False), nn.Linear(width, d, bias=False)
         self.up = nn.Linear(d, _MLP_FACTOR * d, bias=False)
         self.down = nn.Linear(_MLP_FACTOR * d, d, bias=False)
-        starts = np.arange(batch.sequences + 1, dtype=np.int32) * np.int32(batch.length)
-        self.starts = torch.from_numpy(starts).to(device)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, starts: Tensor, length: int) -> Tensor:
+        """x: (tokens, d_model); starts: (sequences + 1,) int32, where each begins; all are equally long."""
         q, k, v = self.before(x)
-        return self.after(x, self.attend(q, k, v))
+        return self.after(x, _softmax_attention(q, k, v, starts, length))
 
     def before(self, x: Tensor) -> tuple[Tensor, ...]:
         joined = self.qkv(self.norm_attention(x)).view(len(x), 3, self.heads, -1)
         parts: tuple[Tensor, ...] = joined.unbind(1)
         return parts
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        if q.is_cuda:
-            from vllm.vllm_flash_attn import flash_attn_varlen_func
-
-            mixed: Tensor = flash_attn_varlen_func(
-                q, k, v, max_seqlen_q=self.length, cu_seqlens_q=self.starts, max_seqlen_k=self.length,
-                cu_seqlens_k=self.starts, causal=True, fa_version=3,
-            )  # fmt: skip
-            return mixed.flatten(1)
-        q, k, v = (
-            part.view(self.sequences, self.length, self.heads, -1).transpose(1, 2) for part in (q, k, v)
-        )
-        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return mixed.transpose(1, 2).reshape(len(q), -1)
-
     def after(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.out(attended)
         mixed: Tensor = self.down(functional.gelu(self.up(self.norm_mlp(x))))
         return x + mixed
+
+
+def _softmax_attention(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, length: int) -> Tensor:
+    if q.is_cuda:
+        from vllm.vllm_flash_attn import flash_attn_varlen_func
+
+        mixed: Tensor = flash_attn_varlen_func(
+            q,
+            k,
+            v,
+            max_seqlen_q=length,
+            cu_seqlens_q=starts,
+            max_seqlen_k=length,
+            cu_seqlens_k=starts,
+            causal=True,
+            fa_version=3,
+        )
+        return mixed.flatten(1)
+    tokens, heads, width = q.shape
+    q, k, v = (part.view(tokens // length, length, heads, width).transpose(1, 2) for part in (q, k, v))
+    mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return mixed.transpose(1, 2).reshape(tokens, heads * width)
 
 
 def run(plan: Plan, records: RecordFile) -> None:
@@ -160,60 +168,96 @@ def run(plan: Plan, records: RecordFile) -> None:
     config = preset(plan.preset).replace(d_ff=0, position_bias=False, time_bias=False)
     torch.manual_seed(_SEED)
     with torch.inference_mode():
+        comparison = _Comparison(plan, records, config, device)
         for length in plan.layer_lengths:
-            _measure(plan, records, config, device, length)
+            comparison.measure(length)
 
 
-def _measure(plan: Plan, records: RecordFile, config: ModelConfig, device: torch.device, length: int) -> None:
-    dtype = getattr(torch, plan.dtype)
-    sequences = max(1, plan.layer_tokens // length)
-    tokens = length * sequences
-    groups = torch.zeros(tokens, GROUPS, dtype=dtype, device=device)
-    groups[:, EVENT] = 1
-    batch = _Batch(torch.randn(tokens, config.d_model, device=device).to(dtype), groups, length, sequences)
-    attention = "FlashAttention 3" if device.type == "cuda" else "PyTorch's attention"
-    hstu = [
-        PagedHSTU(config, batch, tile, device).to(device, dtype)
-        for tile in (_GPU_TILES if device.type == "cuda" else (_cpu_tile(),))
-    ]
-    transformer = TransformerLayer(config, batch, device).to(device, dtype)
-    d, width = config.d_model, config.n_heads * config.d_v
-    dense = HSTULayer(config).to(device, dtype)
-    sights = _sights(batch, device)
-    for name, contents, weights, calls in (
-        (
+class _Comparison:
+    """The layers, made and compiled once; what their attention needs differs by length."""
+
+    def __init__(self, plan: Plan, records: RecordFile, config: ModelConfig, device: torch.device) -> None:
+        self.plan, self.records, self.config, self.device = plan, records, config, device
+        self.dtype = getattr(torch, plan.dtype)
+        self.hstu = _compiled(PagedHSTU(config).to(device, self.dtype))
+        self.transformer = _compiled(TransformerLayer(config).to(device, self.dtype))
+        self.dense = HSTULayer(config).to(device, self.dtype)
+
+    def measure(self, length: int) -> None:
+        config, device = self.config, self.device
+        sequences = max(1, self.plan.layer_tokens // length)
+        tokens = length * sequences
+        groups = torch.zeros(tokens, GROUPS, dtype=self.dtype, device=device)
+        groups[:, EVENT] = 1
+        x = torch.randn(tokens, config.d_model, device=device).to(self.dtype)
+        batch = _Batch(x, groups, length, sequences)
+        tiles = _GPU_TILES if device.type == "cuda" else (_cpu_tile(),)
+        paged = [
+            functools.partial(self.hstu, x, groups, PagedAttention(config, batch, tile, device))
+            for tile in tiles
+        ]
+        starts = torch.arange(sequences + 1, dtype=torch.int32, device=device) * length
+        attention = "FlashAttention 3" if device.type == "cuda" else "PyTorch's attention"
+        self._add(
             HSTU,
             "GroupLN, projection to U, V, Q and K with SiLU, cache update, SiLU attention, GroupLN, gate, output",
-            _weights(hstu[0].layer),
-            [functools.partial(_compiled(layer), batch.x, groups) for layer in hstu],
-        ),
-        (
+            _weights(self.hstu),
+            batch,
+            paged,
+        )
+        self._add(
             TRANSFORMER,
-            f"LN, projection to Q, K and V, {attention}, output, LN, MLP of {_MLP_FACTOR} x {d} with GELU",
-            _weights(transformer),
-            [functools.partial(_compiled(transformer), batch.x)],
-        ),
-        (
+            f"LN, projection to Q, K and V, {attention}, output, LN, MLP of {_MLP_FACTOR} times the width with GELU",
+            _weights(self.transformer),
+            batch,
+            [functools.partial(self.transformer, x, starts, length)],
+        )
+        self._add(
             DENSE,
             "the first one's, eager, with the scores of all pairs in memory",
-            _weights(dense),
-            [functools.partial(dense, batch.x, groups, sights)],
-        ),
-    ):
-        seconds = min(typical_seconds(_captured(call, device), device) for call in calls)
-        work = layer_work(
-            weights=weights, heads=config.n_heads, d_qk=config.d_qk, d_v=width // config.n_heads, d_model=d,
-            length=length, sequences=sequences, number_bytes=plan.number_bytes,
-        )  # fmt: skip
-        records.add(
-            Layer(
-                plan.device, plan.dtype, name, contents, length, sequences, 1000 * seconds, work.bytes,
-                work.operations,
+            _weights(self.dense),
+            batch,
+            [functools.partial(self.dense, x, groups, _sights(batch, device))],
+        )
+
+    def _add(
+        self, name: str, contents: str, weights: int, batch: _Batch, calls: Sequence[Callable[[], Tensor]]
+    ) -> None:
+        """Write down the fastest of the calls, which do the same in tiles of different sizes."""
+        plan, config = self.plan, self.config
+        try:
+            seconds = min(typical_seconds(_captured(call, self.device), self.device) for call in calls)
+        except torch.OutOfMemoryError:
+            self.records.add(
+                Missing(plan.device, plan.preset, f"{name} at {batch.length}", "does not fit in memory")
             )
-        )  # fmt: skip
+            return
+        work = layer_work(
+            weights=weights,
+            heads=config.n_heads,
+            d_qk=config.d_qk,
+            d_v=config.d_v,
+            d_model=config.d_model,
+            length=batch.length,
+            sequences=batch.sequences,
+            number_bytes=plan.number_bytes,
+        )
+        self.records.add(
+            Layer(
+                device=plan.device,
+                dtype=plan.dtype,
+                name=name,
+                contents=contents,
+                length=batch.length,
+                sequences=batch.sequences,
+                milliseconds=1000 * seconds,
+                bytes=work.bytes,
+                operations=work.operations,
+            )
+        )
 
 
-def _compiled(layer: PagedHSTU | TransformerLayer) -> Callable[..., Tensor]:
+def _compiled(layer: _Layer) -> _Layer:
     if next(layer.parameters()).is_cuda:
         layer.before = torch.compile(layer.before, dynamic=False)  # type: ignore[method-assign]
         layer.after = torch.compile(layer.after, dynamic=False)  # type: ignore[method-assign]

@@ -37,6 +37,10 @@ from mtgr.serving.quiet import quieten
 
 _SYSTEM: Final[System] = "llama"
 _GRAIN: Final = 64  # widths of an MLP that matrix units like
+_BLOCK_SIZE: Final = {
+    "cuda": BLOCK_SIZE,
+    "cpu": 2 * BLOCK_SIZE,
+}  # of its own attention on a CPU, the smallest
 _ENVIRONMENT: Final = (
     probe.ALLOW,
     ("VLLM_NO_USAGE_STATS", "1"),
@@ -81,25 +85,27 @@ def llama_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
 
 def run_fresh(plan: Plan, records: RecordFile) -> None:
     """Rows of new users, where prefix caching would only cost."""
-    _prepare()
+    _prepare(plan)
     run_async(_Run(plan, records, plan.fresh, caching=False).measure())
 
 
 def run_cached(plan: Plan, records: RecordFile) -> None:
     """Rows of known users, with prefix caching."""
-    _prepare()
+    _prepare(plan)
     run_async(_Run(plan, records, plan.cached, caching=True).measure())
 
 
 def run_load(plan: Plan, records: RecordFile) -> None:
     """The load, through AsyncLLM, which batches by itself."""
-    _prepare()
+    _prepare(plan)
     run_async(_load(plan, records))
 
 
-def _prepare() -> None:
+def _prepare(plan: Plan) -> None:
     for name, value in _ENVIRONMENT:
         os.environ.setdefault(name, value)
+    if plan.device == "cpu":
+        os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")  # as for ours
     quieten()
 
 
@@ -117,7 +123,8 @@ def _arguments(plan: Plan, cache_gib: float, caching: bool) -> dict[str, Any]:
         "load_format": "dummy",
         "dtype": plan.dtype,
         "max_model_len": _max_length(plan.config),
-        "block_size": BLOCK_SIZE,
+        "block_size": _BLOCK_SIZE[plan.device],
+        "enforce_eager": plan.device == "cpu",
         "kv_cache_memory_bytes": int(cache_gib * 2**30),
         "gpu_memory_utilization": 0.3,
         "max_num_seqs": MAX_SEQS,

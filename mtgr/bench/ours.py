@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
-import torch
 
 from mtgr.bench import probe
 from mtgr.bench.cases import TOP, Case
@@ -58,7 +57,10 @@ def engine_options(plan: Plan, checkpoint: Checkpoint, cache_gib: float) -> Engi
 def free_gib(plan: Plan) -> float:
     """Memory that a KV cache may take on this device."""
     if plan.device == "cuda":
-        return torch.cuda.mem_get_info()[0] / 2**30 - _WORKSPACE_GIB
+        from vllm.platforms import current_platform
+
+        # asked of the driver: with CUDA in this process, vLLM could not fork its engine's
+        return float(current_platform.get_device_total_memory()) / 2**30 - _WORKSPACE_GIB
     return 0.25 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
 
 

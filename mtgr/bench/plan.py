@@ -16,6 +16,7 @@ from mtgr.presets import preset
 from mtgr.serving.options import head_size
 
 NUMBER_BYTES: Final = {"float32": 4, "bfloat16": 2}
+DEFAULT_PRESETS: Final[dict[Device, tuple[str, ...]]] = {"cuda": ("seed-high",), "cpu": ("tiny", "small")}
 BLOCK_SIZE: Final = 16
 WARM_UPS: Final = 2
 PROFILED: Final = 4

@@ -18,6 +18,12 @@ System = Literal["ours", "llama", "padded", "padded-compiled", "torch"]
 """Ours, vLLM's Llama of as many parameters, the model in padded PyTorch, that compiled, and the plain generator."""
 
 
+HSTU: Final = "HSTU layer, paged"
+TRANSFORMER: Final = "Transformer layer"
+DENSE: Final = "HSTU layer, dense PyTorch"
+"""Layers that are compared; `mtgr.bench.layers` has them."""
+
+
 class Setting(Struct, frozen=True):
     """Of what a record tells; `options` are those of the engine that were given by hand."""
 

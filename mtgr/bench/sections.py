@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +19,10 @@ from msgspec import Struct
 from mtgr.bench.plan import Plan, decode_plan, encode_plan
 from mtgr.bench.records import Device, Missing, RecordFile
 
-_TAIL_BYTES: Final = 1200
+CHECKPOINT: Final = "checkpoint"
+
+_TAIL_BYTES: Final = 6000
+_ERROR: Final = re.compile(r"[\w.]*(Error|Exception|Failed|Interrupt)\b.*")
 
 
 class Section(Struct, frozen=True):
@@ -33,6 +38,7 @@ class Section(Struct, frozen=True):
 SECTIONS: Final[Mapping[str, Section]] = {
     # in the order of their importance: what a short slot has no time for is what it can best be without
     "ceilings": Section("mtgr.bench.ceilings:run", 90, ("cuda", "cpu")),
+    CHECKPOINT: Section("mtgr.bench.checkpoints:run", 200, ("cuda", "cpu")),
     "plain": Section("mtgr.bench.plain:run", 300, ("cpu",)),
     "ours": Section("mtgr.bench.ours:run", 240),
     "llama": Section("mtgr.bench.llama:run_fresh", 200),
@@ -42,6 +48,10 @@ SECTIONS: Final[Mapping[str, Section]] = {
     "llama-load": Section("mtgr.bench.llama:run_load", 150),
     "padded-compiled": Section("mtgr.bench.padded:run_compiled", 150),
 }
+
+
+NEED_CHECKPOINT: Final = frozenset({"plain", "ours", "padded", "padded-compiled"})
+"""Parts that serve a checkpoint, which is made before them."""
 
 
 def run_section(name: str, plan: Plan, seconds_left: float) -> str | None:
@@ -64,7 +74,7 @@ def run_section(name: str, plan: Plan, seconds_left: float) -> str | None:
         return None
     if status is None:
         return _missed(plan, name, f"given up after {limit:.0f} seconds")
-    return _missed(plan, name, f"exit code {status}: {_last_line(log)}")
+    return _missed(plan, name, f"exit code {status}: {_complaint(log)}")
 
 
 def _missed(plan: Plan, name: str, reason: str) -> str:
@@ -90,18 +100,21 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def _last_line(log: Path) -> str:
+def _complaint(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _TAIL_BYTES))
         text = file.read().decode(errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"
+    errors = [line for line in lines if _ERROR.match(line)]
+    return (errors or lines or ["it said nothing"])[-1][:300]
 
 
 def main(arguments: Sequence[str]) -> None:
     """Be the process of one part."""
     name, plan_json = arguments
     plan = decode_plan(plan_json)
+    if importlib.util.find_spec("flashinfer") is None:
+        os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     module, _, function = SECTIONS[name].function.partition(":")
     measure: Any = getattr(importlib.import_module(module), function)
     measure(plan, RecordFile(plan.out))
