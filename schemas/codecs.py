@@ -23,7 +23,7 @@ from schemas.errors import (
     UndecodableVideo,
     UnsupportedContentType,
 )
-from schemas.events import Event, Favorite, Like, Profile, Share, Watch
+from schemas.events import Event, Favorite, Forget, Instruction, Like, Profile, Share, Watch
 from schemas.lists import RecommendationList
 from schemas.videos import Video
 
@@ -48,6 +48,9 @@ def _by_header(from_json: _Decode, from_messagepack: _Decode) -> dict[bytes | No
 
 
 _EVENT_DECODERS: Final = _by_header(msgspec.json.Decoder(Event).decode, msgspec.msgpack.Decoder(Event).decode)
+_INSTRUCTION_DECODERS: Final = _by_header(
+    msgspec.json.Decoder(Instruction).decode, msgspec.msgpack.Decoder(Instruction).decode
+)
 _LIST_DECODERS: Final = _by_header(
     msgspec.json.Decoder(RecommendationList).decode, msgspec.msgpack.Decoder(RecommendationList).decode
 )
@@ -59,6 +62,9 @@ _KINDS: Final = (Watch, Like, Favorite, Share, Profile)
 _EVENT_FIELDS: Final = {
     "type": f"one of {', '.join(str(kind.__struct_config__.tag) for kind in _KINDS)}",
     **{field.name: describe(field.type) for kind in _KINDS for field in structs.fields(kind)},
+}
+_INSTRUCTION_FIELDS: Final = _EVENT_FIELDS | {
+    "type": f"{_EVENT_FIELDS['type']}, {Forget.__struct_config__.tag}"
 }
 _VIDEO_FIELDS: Final = {field.name: describe(field.type) for field in structs.fields(Video)}
 _ATTRIBUTES: Final = "attributes"
@@ -76,7 +82,20 @@ def decode_event(value: bytes | None, content_type: bytes | None = None) -> Even
     except KeyError:
         return decode_event(value, _known(content_type))
     except (ValueError, TypeError, RecursionError) as error:
-        _refuse_event(error, value, content_type)
+        _refuse_event(error, value, content_type, _EVENT_FIELDS)
+
+
+def decode_instruction(value: bytes | None, content_type: bytes | None = None) -> Instruction:
+    """What a record of the events topic asks for: an event to fold, or a user to forget.
+
+    Raises UndecodableEvent as `decode_event` does.
+    """
+    try:
+        return _INSTRUCTION_DECODERS[content_type](value)  # type: ignore[no-any-return]
+    except KeyError:
+        return decode_instruction(value, _known(content_type))
+    except (ValueError, TypeError, RecursionError) as error:
+        _refuse_event(error, value, content_type, _INSTRUCTION_FIELDS)
 
 
 def decode_list(value: bytes | None, content_type: bytes | None = None) -> RecommendationList:
@@ -107,7 +126,7 @@ def decode_video(value: bytes | None, content_type: bytes | None = None) -> Vide
         raise UndecodableVideo(_reason(error, value, content_type, "a video", _VIDEO_FIELDS)) from None
 
 
-def encode_event(event: Event, content_type: ContentType = JSON) -> bytes:
+def encode_event(event: Instruction, content_type: ContentType = JSON) -> bytes:
     """The event as bytes; fields at their default are left out."""
     return _ENCODERS[content_type](event)
 
@@ -134,9 +153,11 @@ def _known(content_type: bytes | None) -> bytes | None:
     return name
 
 
-def _refuse_event(error: Exception, value: bytes | None, content_type: bytes | None) -> NoReturn:
+def _refuse_event(
+    error: Exception, value: bytes | None, content_type: bytes | None, fields: dict[str, str]
+) -> NoReturn:
     invalid = value and isinstance(error, msgspec.ValidationError)
-    reason = _reason(error, value, content_type, "an event", _EVENT_FIELDS)
+    reason = _reason(error, value, content_type, "an event", fields)
     raise (InvalidEvent if invalid else MalformedEvent)(reason) from None
 
 

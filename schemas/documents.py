@@ -16,14 +16,15 @@ import msgspec
 from schemas.bounds import Identifier
 from schemas.codecs import CONTENT_TYPE_HEADER, JSON, MESSAGEPACK, encode_event, encode_list, encode_video
 from schemas.dead_letters import REPLAYED_HEADER, DeadLetter
-from schemas.events import Event, Favorite, Like, Profile, Share, Watch
-from schemas.examples import DEAD_LETTER, EVENTS, RECOMMENDATIONS, VIDEO
+from schemas.events import Favorite, Forget, Instruction, Like, Profile, Share, Watch
+from schemas.examples import DEAD_LETTER, EVENTS, FORGET, RECOMMENDATIONS, VIDEO
 from schemas.lists import RecommendationList
 from schemas.videos import Video
 
 COMMAND: Final = "python -m schemas.documents"
 DIRECTORY: Final = Path(__file__).parent
 
+_INSTRUCTIONS: Final[dict[str, Instruction]] = {**EVENTS, "forget": FORGET}
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 _BINDING: Final = {"bindingVersion": "0.5.0"}
 _TRACEPARENT: Final = {
@@ -35,7 +36,7 @@ _TRACEPARENT: Final = {
 def documents() -> dict[str, str]:
     """Every generated file: its name and its text."""
     files = {
-        "event.schema.json": _json_schema("event", "Event", msgspec.json.schema(Event)),
+        "event.schema.json": _json_schema("event", "Event", msgspec.json.schema(Instruction)),
         "recommendation_list.schema.json": _json_schema(
             "recommendation_list", "RecommendationList", msgspec.json.schema(RecommendationList)
         ),
@@ -86,7 +87,7 @@ def _dead_letter_headers() -> dict[str, Any]:
 
 def _component_schemas() -> dict[str, Any]:
     _, schemas = msgspec.json.schema_components(
-        [Watch, Like, Favorite, Share, Profile, Video, RecommendationList],
+        [Watch, Like, Favorite, Share, Profile, Forget, Video, RecommendationList],
         ref_template="#/components/schemas/{name}",
     )
     return {name: schemas[name] for name in sorted(schemas)}
@@ -96,8 +97,8 @@ def _channels() -> dict[str, Any]:
     return {
         "events": _channel(
             "user-events",
-            "What users do and what is known of them, keyed by user, in order for each user.",
-            list(EVENTS),
+            "What users do and what is known of them, keyed by user, in order for each user; and whom to forget.",
+            list(_INSTRUCTIONS),
         ),
         "videos": _channel(
             "videos",
@@ -132,7 +133,8 @@ def _operations() -> dict[str, Any]:
         "receiveEvent": _operation(
             "receive",
             "events",
-            "Fold an event into its user's sequence, and a list is owed; a profile replaces the user's own.",
+            "Fold an event into its user's sequence, and a list is owed; a profile replaces the user's own; a user to "
+            "forget has nothing left.",
         ),
         "receiveVideo": _operation("receive", "videos", "Let the model recommend the video too."),
         "sendRecommendations": _operation("send", "recommendations", "Send the user a fresh list."),
@@ -150,7 +152,14 @@ def _operation(action: str, channel: str, summary: str) -> dict[str, Any]:
 
 
 def _messages() -> dict[str, Any]:
-    types = {"watch": Watch, "like": Like, "favorite": Favorite, "share": Share, "profile": Profile}
+    types = {
+        "watch": Watch,
+        "like": Like,
+        "favorite": Favorite,
+        "share": Share,
+        "profile": Profile,
+        "forget": Forget,
+    }
     key = msgspec.json.schema(Identifier) | {"description": "The user id, as UTF-8."}
     replayed = {"type": "string", "const": "true", "description": "Sent back from the dead letters."}
     events = {
@@ -162,7 +171,7 @@ def _messages() -> dict[str, Any]:
             "headers": _headers({REPLAYED_HEADER: replayed}),
             "payload": {"$ref": f"#/components/schemas/{type_.__name__}"},
             "bindings": {"kafka": {"key": key, **_BINDING}},
-            "examples": [{"name": name, "payload": json.loads(encode_event(EVENTS[name]))}],
+            "examples": [{"name": name, "payload": json.loads(encode_event(_INSTRUCTIONS[name]))}],
         }
         for name, type_ in types.items()
     }

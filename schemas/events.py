@@ -85,7 +85,21 @@ class Profile(
     schema_version: SchemaVersion = 1
 
 
+@final
+class Forget(Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="forget"):
+    """Everything kept of a user is deleted: history, profile, and the list that is owed."""
+
+    event_id: Annotated[Identifier, Meta(description="Unique for the user, as with every event.")]
+    user_id: UserId
+    timestamp_ms: TimestampMs
+    schema_version: SchemaVersion = 1
+
+
 Interaction = Watch | Like | Favorite | Share
 """What becomes part of a user's sequence, and after which a list is owed."""
 
 Event = Interaction | Profile
+"""What logs are made of, and models of them."""
+
+Instruction = Event | Forget
+"""What the events topic may hold."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from schemas.dead_letters import DeadLetter
-from schemas.events import Event, Favorite, Like, Profile, Share, Watch
+from schemas.events import Event, Favorite, Forget, Like, Profile, Share, Watch
 from schemas.lists import ModelVersion, RecommendationList, RecommendedVideo, TriggerEvent
 from schemas.videos import Video
 
@@ -40,6 +40,8 @@ EVENTS: Final[dict[str, Event]] = {
         attributes={"age_range": "25-34", "followed_authors": 18, "interests": ["cooking", "cats"]},
     ),
 }
+
+FORGET: Final = Forget(event_id="b7c1f1e2-0006", user_id="u-1042", timestamp_ms=_MOMENT + 7_000)
 
 VIDEO: Final = Video(
     video_id="v-305",

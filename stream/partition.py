@@ -12,10 +12,10 @@ from msgspec import Struct
 
 from mtgr.config import capacity
 from mtgr.requests import ListRequest, ListResult, Strategy
-from schemas.codecs import CONTENT_TYPE_HEADER, decode_event
+from schemas.codecs import CONTENT_TYPE_HEADER, decode_instruction
 from schemas.dead_letters import REPLAYED_HEADER
 from schemas.errors import Stage, UndecodableEvent
-from schemas.events import Favorite, Like, Profile, Share, Watch
+from schemas.events import Favorite, Forget, Like, Profile, Share, Watch
 from schemas.lists import ModelVersion, RecommendationList, RecommendedVideo, TriggerEvent
 from stream.dead_letters import DeadRecord
 from stream.outgoing import OutgoingList
@@ -25,7 +25,8 @@ from stream.stored import Change
 from stream.triggers import TriggerQueue, TriggerRules
 
 _TRACEPARENT: Final = "traceparent"
-_TAGS: Final = {kind: str(kind.__struct_config__.tag) for kind in (Watch, Like, Favorite, Share, Profile)}
+_KINDS: Final = (Watch, Like, Favorite, Share, Profile, Forget)
+_TAGS: Final = {kind: str(kind.__struct_config__.tag) for kind in _KINDS}
 
 
 class Phase(enum.Enum):
@@ -144,7 +145,7 @@ class Partition:
         max_bytes = self._settings.max_event_bytes
         tags = _TAGS
         get_state, note, dirty = self.cache.get, self.triggers.note, self._dirty
-        nbytes = profile_bytes = 0
+        nbytes = other_bytes = 0
         for record in records:
             value = record.value
             content_type = traceparent = None
@@ -162,7 +163,7 @@ class Partition:
                     raise OversizedEvent(
                         f"the value has {len(value)} bytes: at most {max_bytes} (stream.max_event_bytes) are read"
                     )
-                event = decode_event(value, content_type)
+                event = decode_instruction(value, content_type)
                 user_id = event.user_id
                 if record.key != user_id.encode():
                     raise KeyMismatch(_mismatch(record.key, user_id))
@@ -178,9 +179,16 @@ class Partition:
             if type(event) is Profile:  # isinstance takes 5 % of the fold
                 if state.fold_profile(event):
                     dirty[user_id] = state
-                    profile_bytes += len(state.profile)
+                    other_bytes += len(state.profile)
                 else:
                     counts.duplicates += 1
+                continue
+            if type(event) is Forget:
+                other_bytes -= state.nbytes
+                if state.forget(record.offset):
+                    dirty[user_id] = state
+                other_bytes += state.nbytes
+                self.cache.drop(state)
                 continue
             folded = state.fold(event, record.offset, record.timestamp, traceparent, max_events)
             if folded or (replayed and state.owe_again(event.event_id, record.offset, record.timestamp)):
@@ -192,15 +200,19 @@ class Partition:
             self.next_offset = records[-1].offset + 1
         self._folded_bytes += nbytes
         self.uncommitted_bytes += nbytes
-        self.cache.grew(40 * len(records) + profile_bytes)
+        self.cache.grew(40 * len(records) + other_bytes)
         return counts
 
     def take_due(self, now: float) -> PendingList | None:
         """Begin the list whose deadline is the oldest of those passed; None if nobody is due."""
-        user_id = self.triggers.take(now)
-        if user_id is None:
+        while (user_id := self.triggers.take(now)) is not None:
+            state = self.cache.get(user_id)
+            if state.unserved:
+                break
+            self.triggers.release(user_id)  # the user was forgotten meanwhile
+            self.cache.drop(state)
+        else:
             return None
-        state = self.cache.get(user_id)
         if len(state) > capacity(self._settings.max_events):  # the model was changed for a shorter one
             state.cut(self._settings.max_events)
             self._dirty[user_id] = state
@@ -247,11 +259,12 @@ class Partition:
     def settle(self, pending: PendingList, unpublished: OutgoingList | None = None) -> None:
         """The list is durable, or dead-lettered for good, or `unpublished` and part of the next commit: it is owed no
         longer."""
-        if unpublished is not None:
+        if unpublished is not None and not pending.state.is_empty:  # a forgotten user gets none
             self._lists.append(unpublished)
         state = pending.state
-        state.served()
-        self._dirty[state.user_id] = state
+        if not state.is_empty:
+            state.served()
+            self._dirty[state.user_id] = state
         self._release(pending)
 
     def withdraw(self, pending: PendingList) -> None:
@@ -289,6 +302,8 @@ class Partition:
         """The work is durable and its offset committed."""
         for state in work.states:
             state.writing -= 1
+            if state.is_empty:
+                self.cache.drop(state)
         self.uncommitted_bytes -= work.nbytes
         self._committed_offset = work.offset
 

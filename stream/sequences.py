@@ -99,6 +99,11 @@ class UserState:
         return len(self.records) // RECORD_BYTES
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing is kept of the user: one never seen, or forgotten."""
+        return not self.records and self.profile_ms < 0
+
+    @property
     def pinned(self) -> bool:
         """Whether the store cannot give this state back yet, or a list is owed: it must stay in memory."""
         return self.dirty or self.writing > 0 or self.unserved > 0
@@ -170,6 +175,29 @@ class UserState:
         self.unserved_since_ms = arrived_ms
         return True
 
+    def forget(self, offset: int) -> bool:
+        """Drop all that is kept of the user, and what is owed; False if there was nothing.
+
+        A list that is being made serves nobody any more. Blocks that come later have numbers of their own, so that
+        the deletion of these never meets them.
+        """
+        if self.is_empty:
+            return False
+        sealed = len(self.records) // _BLOCK_BYTES
+        self._dropped.extend(range(self.first_block, self.first_block + sealed))
+        self.first_block += sealed
+        self._sealed.clear()
+        self._tail_videos = 0
+        self.records, self.videos = bytearray(), bytearray()
+        self.unserved = self.asked = self.unserved_since_ms = self.timestamp_ms = 0
+        self.event_id, self.session_id, self.traceparent = "", None, None
+        if self.profile_ms >= 0:
+            self.profile, self.profile_ms = b"", -1
+            self._profile_changed = True
+        self.offset = offset
+        self.dirty = True
+        return True
+
     def _holds(self, digest: bytes) -> bool:
         """Whether a record begins with the digest: the eight bytes could also stand across two fields."""
         at = self.records.find(digest)
@@ -209,6 +237,8 @@ class UserState:
 
     def served(self) -> None:
         """The list asked for is published: only what came after it stays owed."""
+        if not self.asked:
+            return  # the user was forgotten meanwhile
         self.unserved -= self.asked
         self.unserved_since_ms = self.since_asked_ms if self.unserved else 0
         self.asked = 0
@@ -228,32 +258,37 @@ class UserState:
         for number, block in sealed:
             if number >= self.first_block:
                 yield block_key(user, number), block
-        if self._profile_changed:
-            self._profile_changed = False
+        profile_changed, self._profile_changed = self._profile_changed, False
+        if profile_changed and self.profile_ms >= 0:
             yield profile_key(user), encode(StoredProfile(VERSION, self.profile_ms, self.profile))
-        sealed_blocks = len(self.records) // _BLOCK_BYTES
-        yield (
-            tail_key(user),
-            encode(
-                Tail(
-                    VERSION,
-                    self.first_block,
-                    sealed_blocks,
-                    self.offset,
-                    self.unserved,
-                    self.unserved_since_ms,
-                    self.event_id,
-                    self.timestamp_ms,
-                    self.session_id,
-                    self.traceparent,
-                    bytes(self.records[sealed_blocks * _BLOCK_BYTES :]),
-                    bytes(self.videos[self._tail_videos :]),
-                    self.profile_ms >= 0,
-                )
-            ),
-        )
+        if self.is_empty:
+            yield tail_key(user), None
+        else:
+            yield tail_key(user), self._tail()
+        if profile_changed and self.profile_ms < 0:
+            yield profile_key(user), None
         for number in dropped:
             yield block_key(user, number), None
+
+    def _tail(self) -> bytes:
+        sealed_blocks = len(self.records) // _BLOCK_BYTES
+        return encode(
+            Tail(
+                VERSION,
+                self.first_block,
+                sealed_blocks,
+                self.offset,
+                self.unserved,
+                self.unserved_since_ms,
+                self.event_id,
+                self.timestamp_ms,
+                self.session_id,
+                self.traceparent,
+                bytes(self.records[sealed_blocks * _BLOCK_BYTES :]),
+                bytes(self.videos[self._tail_videos :]),
+                self.profile_ms >= 0,
+            )
+        )
 
     @classmethod
     def from_store(cls, user_id: str, tail: Tail, values: list[bytes | None]) -> UserState:

@@ -248,6 +248,19 @@ class StateCache:
             self._turn()
         return state
 
+    def drop(self, state: UserState) -> None:
+        """Remember a user of whom nothing is kept no longer, once that is what the store says too."""
+        if state.pinned or not state.is_empty:
+            return
+        for generation in (self._young, self._old):
+            if generation.get(state.user_id) is state:
+                del generation[state.user_id]
+                self.users -= 1
+                if generation is self._young:
+                    self._young_bytes -= state.nbytes
+                else:
+                    self._old_bytes -= state.nbytes
+
     def grew(self, nbytes: int) -> None:
         """States in memory grew by this much in all."""
         self._young_bytes += nbytes

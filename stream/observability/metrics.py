@@ -16,7 +16,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-_EVENT_TYPES: Final = ("watch", "like", "favorite", "share", "profile")
+_EVENT_TYPES: Final = ("watch", "like", "favorite", "share", "profile", "forget")
 _VIDEO_OUTCOMES: Final = ("added", "known", "refused", "invalid")
 _LATENCIES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0)
 _COMMIT_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

@@ -11,10 +11,10 @@ import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from schemas.codecs import decode_event, decode_list, decode_video, encode_event, encode_list, encode_video
+from schemas.codecs import decode_event, decode_instruction, decode_list, decode_video, encode_event, encode_list, encode_video
 from schemas.documents import COMMAND, DIRECTORY, documents, main, stale
 from schemas.errors import InvalidEvent
-from schemas.examples import DEAD_LETTER, EVENTS, RECOMMENDATIONS, VIDEO
+from schemas.examples import DEAD_LETTER, EVENTS, FORGET, RECOMMENDATIONS, VIDEO
 
 ASYNCAPI: dict[str, Any] = json.loads(documents()["asyncapi.json"])
 SCHEMAS = {name: json.loads(text) for name, text in documents().items() if name.endswith(".schema.json")}
@@ -165,5 +165,7 @@ def test_examples_in_the_asyncapi_document_are_valid(name: str) -> None:
         assert decode_list(json.dumps(example["payload"]).encode()) == RECOMMENDATIONS
     elif name == "video":
         assert decode_video(json.dumps(example["payload"]).encode()) == VIDEO
+    elif name == "forget":
+        assert decode_instruction(json.dumps(example["payload"]).encode()) == FORGET
     elif name in EVENTS:
         assert decode_event(json.dumps(example["payload"]).encode()) == EVENTS[name]

@@ -34,6 +34,7 @@ from mtgr.history import History, event_digest
 from mtgr.requests import ListResult
 from schemas.codecs import encode_event
 from schemas.dead_letters import REPLAYED_HEADER
+from schemas.events import Forget
 from schemas.lists import RecommendationList
 from stream.dead_letters import DeadRecord
 from stream.partition import CommitWork, Partition, PendingList, Phase
@@ -632,3 +633,81 @@ def test_a_replayed_event_that_a_later_list_serves_changes_nothing() -> None:
     counts = partition.fold([record_of(EVENT, 2, headers=((REPLAYED_HEADER, b"true"),))], 0.0)
     assert counts.duplicates == 1
     assert take_all(partition) == []
+
+
+def forget(user_id: str, offset: int) -> Record:
+    """The record that asks to forget a user."""
+    return record_of(Forget(event_id=f"f{offset}", user_id=user_id, timestamp_ms=0), offset)
+
+
+def commit_all(partition: Partition, store: DictStore) -> None:
+    """One commit cycle."""
+    if (work := partition.take_work()) is not None:
+        store.apply(work.changes, 0)
+        partition.committed(work)
+
+
+def test_a_forgotten_user_leaves_nothing() -> None:
+    """History, profile, owed list and all keys of the store go, other users stay, and the user counts no longer."""
+    store = DictStore()
+    partition = running(store=store)
+    partition.fold(likes(["ada"] * 20 + ["bob"] * 20), 0.0)
+    partition.fold([record_of(profile("ada", 5, city="Ulm"), 40)], 0.0)
+    commit_all(partition, store)
+    assert any(b"ada" in key for key in store.values)
+    counts = partition.fold([forget("ada", 41)], 0.0)
+    assert counts.events == {"forget": 1}
+    commit_all(partition, store)
+    assert not [key for key, value in store.values.items() if b"ada" in key + value]
+    assert partition.cache.users == 1
+    pending = partition.take_due(1.0)
+    assert pending is not None
+    assert pending.request.user_id == "bob"
+    assert partition.take_due(1.0) is None
+    partition.settle(pending)
+    assert partition.owed == 0
+
+
+def test_forgetting_a_stranger_changes_nothing() -> None:
+    """A user of whom nothing is kept is neither counted nor written."""
+    partition = running()
+    partition.fold([forget("nobody", 0)], 0.0)
+    work = partition.take_work()
+    assert work is not None
+    assert (work.changes, work.offset) == ([], 1)
+    assert partition.cache.users == 0
+
+
+@pytest.mark.parametrize("published", [True, False])
+@pytest.mark.parametrize("committed", [True, False])
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_list_under_way_does_not_bring_a_forgotten_user_back(
+    published: bool, committed: bool, returns: bool
+) -> None:
+    """A list that is made or given up after its user was forgotten, even when the user is back, changes nothing."""
+    store = DictStore()
+    partition = running(store=store)
+    partition.fold(likes(["ada"] * 3), 0.0)
+    pending = partition.take_due(1.0)
+    assert pending is not None
+    partition.fold([forget("ada", 3)], 0.0)
+    if committed:
+        commit_all(partition, store)
+    if returns:
+        partition.fold(likes(["ada"] * 2, first_offset=4), 0.0)
+    if published:
+        partition.settle(pending)
+    else:
+        partition.withdraw(pending)
+    again = partition.take_due(2.0)
+    assert (again is not None) is returns
+    if again is not None:
+        assert len(again.request.records) == 2 * 32
+        partition.settle(again)
+    commit_all(partition, store)
+    state = store.load("ada")
+    assert (state is not None) is returns
+    if state is not None:
+        assert (len(state), state.unserved) == (2, 0)
+    assert partition.cache.users == int(returns)
+    assert partition.owed == 0

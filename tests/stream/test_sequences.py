@@ -120,6 +120,16 @@ class SequenceMachine(RuleBasedStateMachine):
             self.profile = told
             assert self.state.pinned
 
+    @rule()
+    def forget(self) -> None:
+        known = bool(self.kept) or self.profile is not None
+        assert self.state.forget(self.offset + 1) is known
+        if known:
+            self.offset += 1
+            assert self.state.pinned
+        self.kept, self.unserved, self.asked = [], [], 0
+        self.last = self.session = self.profile = None
+
     @precondition(lambda self: self.kept)
     @rule(data=st.data())
     def duplicate(self, data: st.DataObject) -> None:
@@ -157,9 +167,12 @@ class SequenceMachine(RuleBasedStateMachine):
     def commit_and_restart(self) -> None:
         self.commit()
         loaded = self.store.load("u")
-        assert loaded is not None
-        assert not loaded.dirty
-        self.state = loaded
+        assert (loaded is None) is (not self.kept and self.profile is None)
+        if loaded is None:  # forgotten, down to the offset
+            self.state, self.offset = UserState("u"), -1
+        else:
+            assert not loaded.dirty
+            self.state = loaded
         self.asked = 0
 
     @invariant()
@@ -185,6 +198,9 @@ class SequenceMachine(RuleBasedStateMachine):
             return
         kept, unserved, told = self.durable
         loaded = self.store.load("u")
+        if not kept and told is None:
+            assert not self.store.values  # nothing remains of a forgotten user
+            return
         assert loaded is not None
         expected = History.from_events(kept)
         assert history(loaded) == (expected.records.tobytes(), expected.video_ids)
