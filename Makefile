@@ -90,6 +90,14 @@ format: setup ## Format the code and mend what can be mended.
 bench: setup ## Measure the stream, the engine and the daemon's memory on this machine.
 	@$(BIN)/python -m stream.bench $(ARGS)
 
+.PHONY: bench-gpu
+bench-gpu: setup ## Measure the engine beside other systems on this machine's GPU (EXTRA=cuda).
+	@$(BIN)/python -m mtgr.bench --out .run/bench/gpu.jsonl $(ARGS)
+
+.PHONY: performance
+performance: setup ## Write docs/performance.md from what bench and bench-gpu have measured.
+	@$(BIN)/python -m mtgr.bench.render $(wildcard .run/bench/gpu.jsonl .run/bench/cpu.jsonl)
+
 .PHONY: baselines
 baselines: .baselines/.ready ## Build .baselines/venv, where RecTools' models are fitted (its numpy is not vLLM's).
 

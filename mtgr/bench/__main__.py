@@ -21,6 +21,7 @@ from mtgr.errors import InputError
 from mtgr.presets import preset
 
 _DEVICES: tuple[Device, ...] = ("cuda", "cpu")
+_LOAD_USERS: dict[Device, int] = {"cuda": 512, "cpu": 0}
 _QUICK_REPEATS = 3
 _LEAST_SECONDS = 1.0
 
@@ -78,7 +79,7 @@ def _options(_: click.Context, parameter: click.Parameter, values: tuple[str, ..
 @click.option("--cases", callback=_cases, help="Rows, as in 1x100,64x1000+1.")
 @click.option("--repeats", type=click.IntRange(1), default=7, show_default=True, help="Batches of a row.")
 @click.option("--quick", is_flag=True, help="Few repeats and a short load: to see whether all works.")
-@click.option("--load-users", type=click.IntRange(0), default=512, show_default=True, help="0 for no load.")
+@click.option("--load-users", type=click.IntRange(0), help="0 for no load.  [default: 512; CPU: 0]")
 @click.option(
     "--load-events", type=click.IntRange(1), default=1000, show_default=True, help="That each has cached."
 )
@@ -102,7 +103,7 @@ def main(
     cases: tuple[Case, ...],
     repeats: int,
     quick: bool,
-    load_users: int,
+    load_users: int | None,
     load_events: int,
     load_seconds: float,
     layer_lengths: tuple[int, ...],
@@ -123,7 +124,7 @@ def main(
                 layer_lengths=layer_lengths,
                 layer_tokens=layer_tokens,
                 repeats=_QUICK_REPEATS if quick else repeats,
-                load_users=load_users,
+                load_users=_LOAD_USERS[device] if load_users is None else load_users,
                 load_events=load_events,
                 load_seconds=_LEAST_SECONDS if quick else load_seconds,
                 options=options,

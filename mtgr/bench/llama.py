@@ -25,6 +25,7 @@ from mtgr.bench.ours import (
     leave_out,
     load_record,
     memory_record,
+    no_room,
 )
 from mtgr.bench.plan import BLOCK_SIZE, PROFILED, WARM_UPS, Plan
 from mtgr.bench.records import RecordFile, Row, Started, System
@@ -234,10 +235,11 @@ async def _load(plan: Plan, records: RecordFile) -> None:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    possible = free_gib(plan)
-    cache_gib = plan.cache_gib(plan.load_case)
-    if cache_gib > possible:
-        leave_out(plan, records, [plan.load_case], f"{_SYSTEM}, load,")
+    cache_gib = plan.load_gib
+    if not plan.load_users:
+        return
+    if cache_gib > free_gib(plan):
+        records.add(no_room(plan, f"{_SYSTEM} load", cache_gib))
         return
     began = time.perf_counter()
     llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**_arguments(plan, cache_gib, caching=True)))

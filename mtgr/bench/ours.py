@@ -67,14 +67,13 @@ def free_gib(plan: Plan) -> float:
 def leave_out(plan: Plan, records: RecordFile, what: Sequence[Case], system: str) -> None:
     """Say which cases there is no memory for."""
     for case in what:
-        records.add(
-            Missing(
-                plan.device,
-                plan.preset,
-                f"{system} {case}",
-                f"its KV cache of {plan.cache_gib(case):.0f} GiB has no room on this device",
-            )
-        )
+        records.add(no_room(plan, f"{system} {case}", plan.cache_gib(case)))
+
+
+def no_room(plan: Plan, what: str, gib: float) -> Missing:
+    """What a device is too small for."""
+    reason = f"its KV cache of {gib:.0f} GiB has no room on this device"
+    return Missing(plan.device, plan.preset, what, reason)
 
 
 def check_lists(outcomes: Sequence[ListOutcome]) -> None:
@@ -144,8 +143,8 @@ class _Run:
         plan = self.plan
         if not plan.load_users:
             return
-        if plan.cache_gib(plan.load_case) > self.cache_gib:
-            leave_out(plan, self.records, [plan.load_case], f"{_SYSTEM}, load,")
+        if plan.load_gib > self.cache_gib:
+            self.records.add(no_room(plan, f"{_SYSTEM} load", plan.load_gib))
             return
         rounds = plan.config.capacity - plan.load_events
         users = self.users.draw(plan.load_users, plan.config.capacity)

@@ -32,16 +32,18 @@ class Plan(Struct, frozen=True, kw_only=True):
     preset: str
     dtype: str
     cases: tuple[Case, ...]
-    layer_lengths: tuple[int, ...]
-    layer_tokens: int
+    layer_lengths: tuple[int, ...] = (512, 1024, 2048, 4096, 8192)
+    layer_tokens: int = 16_384
     """Of a measurement of one layer, in as many sequences as that makes."""
     repeats: int
     """Batches of a row."""
-    load_users: int
-    load_events: int
-    load_seconds: float
+    load_users: int = 0
+    """0 for no load."""
+    load_events: int = 1000
+    """That each of them has cached."""
+    load_seconds: float = 6.0
     """Of each of the two phases."""
-    options: dict[str, Any]
+    options: dict[str, Any] = {}
     """Of `EngineOptions`, beyond what the benchmark sets itself."""
     directory: Path
     """For checkpoints and configs."""
@@ -63,7 +65,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     def config(self) -> ModelConfig:
         """The preset's, with sequences as long as the longest case becomes: the tiny one's are shorter than that."""
         config = preset(self.preset)
-        events = max(longest(self.cases) + self.appended, self.load_events + 1)
+        events = longest(self.cases) + self.appended
+        if self.load_users:
+            events = max(events, self.load_events + BLOCK_EVENTS)
         if events > config.capacity:
             config = config.replace(max_events=-(-events // BLOCK_EVENTS) * BLOCK_EVENTS)
         return config
@@ -85,22 +89,24 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     def cache_gib(self, case: Case) -> float:
         """GiB of KV cache that a case needs, some to spare."""
+        return self._cache_gib(case.users, case.length + self.appended)
+
+    @property
+    def load_gib(self) -> float:
+        """GiB of KV cache that the users of a load need, each of whom may grow to the model's length."""
+        return self._cache_gib(self.load_users, self.config.max_length)
+
+    def _cache_gib(self, users: int, tokens: int) -> float:
         config = self.config
         token = config.n_layers * config.n_heads * (head_size(config) + config.d_v) * self.number_bytes
-        blocks = case.users * -(-(case.length + self.appended) // BLOCK_SIZE)
-        return blocks * BLOCK_SIZE * token / 2**30 + _SPARE_GIB
+        return users * -(-tokens // BLOCK_SIZE) * BLOCK_SIZE * token / 2**30 + _SPARE_GIB
 
     def affordable(self, free_gib: float) -> tuple[tuple[Case, ...], float]:
         """The cases whose caches have room in so much memory, and the GiB of the largest of these caches."""
-        needs = {case: self.cache_gib(case) for case in (*self.cases, self.load_case)}
+        needs = {case: self.cache_gib(case) for case in self.cases}
         possible = tuple(case for case in self.cases if needs[case] <= free_gib)
-        largest = max((need for need in needs.values() if need <= free_gib), default=_SPARE_GIB)
-        return possible, math.ceil(largest)
-
-    @property
-    def load_case(self) -> Case:
-        """What the users of a load hold in the cache."""
-        return Case(self.load_users, self.load_events, cached=True)
+        wanted = [*needs.values(), self.load_gib]
+        return possible, math.ceil(max((need for need in wanted if need <= free_gib), default=_SPARE_GIB))
 
 
 def encode_plan(plan: Plan) -> str:

@@ -12,20 +12,21 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from mtgr.bench.machine import machine
 from mtgr.catalog import Catalog
 from mtgr.checkpoint import save_checkpoint
 from mtgr.errors import InputError
 from mtgr.model.mtgr import MTGR
 from mtgr.presets import PRESETS
-from stream.bench import fold, lists, memory
-from stream.bench.environment import Bench, machine
+from stream.bench import engine, fold, lists, memory
+from stream.bench.environment import Bench
 from stream.demo.kafka import local_kafka
 from stream.kafka import quieten
 
 _VIDEOS = 10_000
 _COLUMNS = 120  # the tables', also where there is no terminal
 _KINDS = ("vllm", "torch")
-_PARTS = ("fold", "lists", "memory")
+_PARTS = ("engine", "fold", "lists", "memory")
 
 
 @click.command()
@@ -45,18 +46,25 @@ def main(
     state_users: int,
     state_events: int,
 ) -> None:
-    """Measure the daemon as it is run: a process of its own, on a real broker. All PARTS where none is named."""
+    """Measure the engine beside plain torch, and the daemon as it is run: a process of its own, on a real broker.
+
+    All PARTS where none is named.
+    """
     console = Console(width=_COLUMNS)
     quieten()
     console.print(f"machine: {machine()}")
     work = Path(".run").absolute()
     work.mkdir(exist_ok=True)
+    wanted = parts or _PARTS
+    if "engine" in wanted:
+        console.print(engine.table(engine.run(work / "bench" / "cpu.jsonl")))
+    if not set(wanted) - {"engine"}:
+        return
     with tempfile.TemporaryDirectory(prefix="bench-", dir=work) as scratch:
         directory = Path(scratch)
         with local_kafka(directory / "kafka", console.print) as servers:
             bench = Bench(servers, directory)
             checkpoint = _checkpoint(directory)
-            wanted = parts or _PARTS
             if "fold" in wanted:
                 console.print(_fold_table(bench, checkpoint, repeats, events))
             if "lists" in wanted:
@@ -80,6 +88,7 @@ def _fold_table(bench: Bench, checkpoint: Path, repeats: int, events: int) -> Ta
     for column in (
         "partitions",
         "commit every",
+        "delivery",
         "events/s",
         "events/s of CPU",
         "runs, events/s",
@@ -87,25 +96,29 @@ def _fold_table(bench: Bench, checkpoint: Path, repeats: int, events: int) -> Ta
     ):
         table.add_column(column, justify="right")
     for partitions, interval_ms in ((1, 100), (6, 100), (6, 1_000)):
-        runs = [
-            fold.run(
-                bench,
-                checkpoint,
-                partitions=partitions,
-                events=events,
-                users=20_000,
-                commit_interval_ms=interval_ms,
+        runs: dict[str, list[fold.FoldResult]] = {delivery: [] for delivery in fold.DELIVERIES}
+        for _ in range(repeats):
+            for delivery in fold.DELIVERIES:  # in turn, so that both meet the same noise
+                run = fold.run(
+                    bench,
+                    checkpoint,
+                    partitions=partitions,
+                    events=events,
+                    users=20_000,
+                    commit_interval_ms=interval_ms,
+                    delivery=delivery,
+                )
+                runs[delivery].append(run)
+        for delivery, rows in runs.items():
+            table.add_row(
+                str(partitions),
+                f"{interval_ms} ms",
+                delivery,
+                f"{statistics.median(row.events_per_second for row in rows):,.0f}",
+                f"{statistics.median(row.events_per_cpu_second for row in rows):,.0f}",
+                " ".join(f"{row.events_per_second:,.0f}" for row in rows),
+                f"{rows[0].users_checked} users",
             )
-            for _ in range(repeats)
-        ]
-        table.add_row(
-            str(partitions),
-            f"{interval_ms} ms",
-            f"{statistics.median(run.events_per_second for run in runs):,.0f}",
-            f"{statistics.median(run.events_per_cpu_second for run in runs):,.0f}",
-            " ".join(f"{run.events_per_second:,.0f}" for run in runs),
-            f"{runs[0].users_checked} users",
-        )
     return table
 
 

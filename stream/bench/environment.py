@@ -1,9 +1,8 @@
-"""What every benchmark needs: a broker, settings with topics of their own, and the machine in words."""
+"""What every benchmark needs: a broker, and settings with topics of their own."""
 
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,19 +11,6 @@ from typing import Any
 
 from stream.demo.daemon import DaemonProcess
 from stream.settings import Settings, load_settings
-
-
-def machine() -> str:
-    """The machine, in words: processor, cores, memory, Python."""
-    model = next(
-        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        platform.processor() or platform.machine(),
-    )
-    kib = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
-    return (
-        f"{model}, {os.cpu_count()} cores, {kib / 2**20:.0f} GiB, "
-        f"{platform.system()}, Python {platform.python_version()}"
-    )
 
 
 def cpu_seconds(pid: int) -> float:
@@ -68,10 +54,3 @@ class Bench:
 
 def _toml(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str | Path) else str(value).lower()
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []

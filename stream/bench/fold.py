@@ -21,6 +21,8 @@ from stream.state import RocksStore
 from stream.tools.pacing import Unpaced
 from stream.topics import ensure_topics
 
+DELIVERIES = ("at_least_once", "exactly_once")
+
 _POLL_SECONDS = 0.05
 _WARM_SHARE = 0.1
 _CHECKED_USERS = 200
@@ -33,13 +35,21 @@ class FoldResult(Struct, frozen=True):
     events: int
     users: int
     commit_interval_ms: int
+    delivery: str
     events_per_second: float
     events_per_cpu_second: float
     users_checked: int
 
 
 def run(
-    bench: Bench, checkpoint: Path, *, partitions: int, events: int, users: int, commit_interval_ms: int
+    bench: Bench,
+    checkpoint: Path,
+    *,
+    partitions: int,
+    events: int,
+    users: int,
+    commit_interval_ms: int,
+    delivery: str,
 ) -> FoldResult:
     """Fill a topic, let a daemon on one core fold it all, and compare the state of some users with a pure fold.
 
@@ -54,6 +64,7 @@ def run(
         trigger__quiet_period_ms=0,
         trigger__max_wait_ms=86_400_000,
         stream__commit_interval_ms=commit_interval_ms,
+        stream__delivery=delivery,
         stream__max_owed_requests=1_000_000_000,
     )
     asyncio.run(_fill(settings, events, users))
@@ -61,7 +72,7 @@ def run(
         daemon.wait_ready(120)
         rate, cpu_rate = asyncio.run(_watch_commits(settings, events, daemon.child.pid))
     checked = _check(settings, checkpoint, events, users)
-    return FoldResult(partitions, events, users, commit_interval_ms, rate, cpu_rate, checked)
+    return FoldResult(partitions, events, users, commit_interval_ms, delivery, rate, cpu_rate, checked)
 
 
 async def _fill(settings: Settings, events: int, users: int) -> None:
