@@ -33,7 +33,7 @@ def directory(checkpoints: dict[str, Checkpoint]) -> Path:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(directory: Path) -> AsyncIterator[VllmRecommender]:
     async with create_vllm_engine(
-        directory, max_num_seqs=64, kv_cache_gib=0.05, clock=lambda: NOW_MS
+        directory, max_num_seqs=64, dtype="float32", kv_cache_gib=0.05, clock=lambda: NOW_MS
     ) as engine:
         yield engine
 
