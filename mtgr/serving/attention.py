@@ -123,7 +123,7 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
             from mtgr.kernels import paged_triton
 
             timed = self._bias is not None and self._bias.by_time is not None
-            paged_triton.store(key, value, _numbers(kv_cache), slot_mapping, timed=timed)
+            paged_triton.store(key, value, cache_numbers(kv_cache), slot_mapping, timed=timed)
             return
         store(key, value, kv_cache, slot_mapping)
 
@@ -148,7 +148,7 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
 
             paged_triton.attend(
                 query,
-                _numbers(kv_cache),
+                cache_numbers(kv_cache),
                 output,
                 attn_metadata.step,
                 scale=self.scale,
@@ -168,7 +168,7 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
         return output
 
 
-def _numbers(kv_cache: Tensor) -> Tensor:
+def cache_numbers(kv_cache: Tensor) -> Tensor:
     """The cache with the type of its numbers: vLLM makes one of FP8 as bytes."""
     return kv_cache.view(torch.float8_e4m3fn) if kv_cache.dtype == torch.uint8 else kv_cache
 

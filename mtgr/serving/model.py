@@ -7,133 +7,25 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from vllm.config import VllmConfig
-from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
-from vllm.distributed import tensor_model_parallel_all_reduce as all_reduce
-from vllm.model_executor.layers.attention import Attention
-from vllm.model_executor.layers.linear import (
-    ColumnParallelLinear,
-    MergedColumnParallelLinear,
-    RowParallelLinear,
-)
+from vllm.forward_context import get_forward_context, is_forward_context_available
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.weight_utils import default_weight_loader
 from vllm.model_executor.models.utils import maybe_prefix
 
 from mtgr.additions import Addition
-from mtgr.config import GROUPS, TIME_LANES, VIDEO_LANES, ModelConfig
+from mtgr.config import GROUPS, TIME_LANES, VIDEO_LANES
 from mtgr.features import CANDIDATE, GROUP_LANE, TIME_LANE, VIDEO_LANE
 from mtgr.model.embeddings import TokenEmbedding
 from mtgr.model.head import NextItemHead
-from mtgr.model.norm import GroupLayerNorm
-from mtgr.serving.attention import SiluAttentionBackend
-from mtgr.serving.bias import ServedBias
 from mtgr.serving.hf_config import model_config_of
-from mtgr.serving.options import check_served, head_size
+from mtgr.serving.layer import ServedLayer
+from mtgr.serving.options import check_served
 from mtgr.serving.videos import CHUNK, ServedVideoEmbedding
 
 NOT_SERVED: Final = "ranking."
 """Tensors of a checkpoint that lists are not made of."""
-
-
-class ShardedGroupLayerNorm(GroupLayerNorm):
-    """GroupLN over a width of which each tensor-parallel rank holds a part."""
-
-    def __init__(self, width: int, eps: float, groups: int) -> None:
-        self.ranks = get_tensor_model_parallel_world_size()
-        self.width = width
-        super().__init__(width // self.ranks, eps, groups)
-        for parameter in (self.weight, self.bias):
-            parameter.weight_loader = self._load_part  # type: ignore[attr-defined]
-
-    def forward(self, x: Tensor, groups: Tensor) -> Tensor:
-        """As GroupLayerNorm, with the statistics of the whole width."""
-        if self.ranks == 1:
-            return super().forward(x, groups)
-        wide = x.float()
-        mean = all_reduce(wide.sum(-1, keepdim=True)) / self.width
-        centred = wide - mean
-        variance = all_reduce(centred.square().sum(-1, keepdim=True)) / self.width
-        normed = (centred * torch.rsqrt(variance + self.eps)).to(x.dtype)
-        if len(self.weight) == 1:
-            return torch.addcmul(self.bias[0], normed, self.weight[0])
-        return torch.addcmul(groups @ self.bias, normed, groups @ self.weight)
-
-    def _load_part(self, parameter: nn.Parameter, loaded: Tensor) -> None:
-        part = parameter.shape[-1]
-        first = part * get_tensor_model_parallel_rank()
-        default_weight_loader(parameter, loaded[..., first : first + part])
-
-
-class ServedLayer(nn.Module):
-    """`mtgr.model.layer.HSTULayer`, token by token: what a token sees lies in the cache."""
-
-    def __init__(self, config: ModelConfig, vllm_config: VllmConfig, prefix: str) -> None:
-        super().__init__()
-        quant = vllm_config.quant_config
-        ranks = get_tensor_model_parallel_world_size()
-        if config.n_heads % ranks:
-            raise ValueError(
-                f"tensor_parallel_size is {ranks}, where a divisor of n_heads {config.n_heads} is wanted"
-            )
-        width_v, width_qk = config.n_heads * config.d_v, config.n_heads * config.d_qk
-        widths = [width_v, width_v, width_qk, width_qk]
-        self.widths = [width // ranks for width in widths]
-        self.heads = config.n_heads // ranks
-        norms = GROUPS if config.group_norm else 1
-        self.norm_in = GroupLayerNorm(config.d_model, config.norm_eps, norms)
-        self.uvqk = MergedColumnParallelLinear(
-            config.d_model, widths, bias=False, quant_config=quant, prefix=f"{prefix}.uvqk"
-        )
-        self.bias = ServedBias(config) if config.position_bias or config.time_bias else None
-        self.attention = Attention(
-            self.heads,
-            head_size(config),
-            config.d_qk**-0.5,
-            head_size_v=config.d_v,
-            cache_config=vllm_config.cache_config,
-            quant_config=quant,
-            prefix=f"{prefix}.attention",
-            attn_backend=SiluAttentionBackend,
-            length=config.max_length,
-            bias=self.bias,
-        )
-        self.norm_attention = ShardedGroupLayerNorm(width_v, config.norm_eps, norms)
-        self.out = RowParallelLinear(
-            width_v, config.d_model, bias=False, quant_config=quant, prefix=f"{prefix}.out"
-        )
-        self.has_mlp = config.d_ff > 0
-        if self.has_mlp:
-            self.norm_mlp = GroupLayerNorm(config.d_model, config.norm_eps, norms)
-            self.mlp_up = ColumnParallelLinear(
-                config.d_model, config.d_ff, bias=False, quant_config=quant, prefix=f"{prefix}.mlp_up"
-            )
-            self.mlp_down = RowParallelLinear(
-                config.d_ff, config.d_model, bias=False, quant_config=quant, prefix=f"{prefix}.mlp_down"
-            )
-
-    def forward(self, x: Tensor, groups: Tensor, times: Tensor | None) -> Tensor:
-        """x: (tokens, d_model); groups: (tokens, GROUPS) one-hot; times: (tokens, TIME_LANES) where there is a bias
-        by them."""
-        projected, _ = self.uvqk(self.norm_in(x, groups))
-        u, v, q, k = torch.split(functional.silu(projected), self.widths, dim=-1)
-        if times is not None:
-            q, k = self._timed(q, times), self._timed(k, times)
-        attended = self.attention(q, k, v, output_shape=v.shape)
-        mixed, _ = self.out(self.norm_attention(attended, groups) * u)
-        x = x + mixed
-        if self.has_mlp:
-            up, _ = self.mlp_up(self.norm_mlp(x, groups))
-            down, _ = self.mlp_down(functional.silu(up))
-            x = x + down
-        return x
-
-    def _timed(self, joined: Tensor, times: Tensor) -> Tensor:
-        """(tokens, heads * d_qk) queries or keys with the times of their tokens after each head's."""
-        lanes = times.unsqueeze(1).expand(-1, self.heads, -1)
-        return torch.cat([joined.view(len(joined), self.heads, -1), lanes], dim=-1).flatten(1)
 
 
 class MTGRForRecommendation(nn.Module):
@@ -181,10 +73,19 @@ class MTGRForRecommendation(nn.Module):
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self.embed_input_ids(input_ids)
-        x, groups, _ = self.embeddings(inputs_embeds, positions)
+        x, groups, _ = self.embeddings(inputs_embeds, positions)  # of the weights' type
         times = None
         if self.config.time_bias:
             times = inputs_embeds[:, TIME_LANE : TIME_LANE + TIME_LANES].to(x.dtype)
+        if x.is_cuda and is_forward_context_available() and get_forward_context().attn_metadata is not None:
+            group = inputs_embeds[:, GROUP_LANE].clamp(0, GROUPS - 1).to(torch.int32)
+            delta: Tensor | None = None
+            for layer in self.layers:
+                assert isinstance(layer, ServedLayer)
+                x, delta = layer.fused(x, delta, group, times)
+            assert delta is not None
+            total: Tensor = x + delta
+            return total
         for layer in self.layers:
             x = layer(x, groups, times)
         hidden: Tensor = x

@@ -12,13 +12,20 @@ import structlog
 import torch
 from torch import Tensor
 from vllm.forward_context import set_forward_context
+from vllm.platforms import current_platform
 
 from mtgr.requests import MAX_SLATE
 from mtgr.serving.attention import SiluAttentionMetadata, attention_metadata
 from mtgr.serving.session_batches import NO_ITEM, NOTHING, Answer, Step
 from mtgr.serving.step_graphs import CudaGraphs, StepGraphs
 
+if current_platform.is_cuda():
+    from mtgr.kernels import token_ops_triton, top_k_triton
+
 log = structlog.get_logger(__name__)
+
+FAST_TOP_K: Final = 64
+"""Up to so many videos a list is taken in passes over the logits, one for each; from there on PyTorch sorts faster."""
 
 Numbers = npt.NDArray[np.int32]
 
@@ -107,12 +114,12 @@ class SessionWorker:
         slates = parts.slates[ending]
         lists: list[tuple[Tensor, Tensor]] = [None] * len(ending)  # type: ignore[list-item]
         most = int(parts.counts[ending].max(where=~slates, initial=0))
-        top = logits.topk(most, dim=-1)
-        total = logits.logsumexp(-1, keepdim=True)
-        values = top.values - total
-        for place in np.flatnonzero(~slates).tolist():
-            count = int(parts.counts[ending[place]])
-            lists[place] = top.indices[place, :count], values[place, :count]
+        if most:
+            values, items = self._top_k(logits, most)
+            values = values - logits.logsumexp(-1, keepdim=True)
+            for place in np.flatnonzero(~slates).tolist():
+                count = int(parts.counts[ending[place]])
+                lists[place] = items[place, :count], values[place, :count]
         if slates.any():
             places = np.flatnonzero(slates)
             made = self._slates(logits[self._tensor(places)], parts, ending[places])
@@ -205,16 +212,27 @@ class SessionWorker:
         """(n, slots) float32 logits of the chosen requests' next videos, those in their histories left out."""
         logits: Tensor = self._model.compute_logits(hidden).float()
         tokens = (parts.cached + parts.new)[chosen]
-        blocks = self._tensor(
-            parts.blocks[chosen, : -(-int(tokens.max()) // self.block_size)].astype(np.int64)
-        )
-        items = self._items[blocks].flatten(1).long()
-        place = torch.arange(items.shape[1], device=self._device)
-        seen = (place < self._tensor(tokens).unsqueeze(1)) & (items >= 0) & (items < logits.shape[1])
+        blocks = self._tensor(parts.blocks[chosen, : -(-int(tokens.max()) // self.block_size)])
+        items = self._items[blocks].flatten(1)
+        lengths = self._tensor(tokens)
+        if logits.is_cuda:
+            token_ops_triton.mask_seen(logits, items, lengths)
+            return logits
+        place = torch.arange(items.shape[1])
+        seen = (place < lengths.unsqueeze(1)) & (items >= 0) & (items < logits.shape[1])
         # by the minimum, so that what is written where nothing was seen changes nothing
         return logits.scatter_reduce_(
-            1, items.where(seen, 0), torch.where(seen, -torch.inf, torch.inf), "amin"
+            1, items.where(seen, 0).long(), torch.where(seen, -torch.inf, torch.inf), "amin"
         )
+
+    @staticmethod
+    def _top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """The k largest logits of each row, largest first, and their places."""
+        if logits.is_cuda and k <= FAST_TOP_K:
+            values, items = top_k_triton.top_k(logits, k)
+        else:
+            values, items = logits.topk(k, dim=-1)
+        return values, items.to(torch.int32)
 
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
         if not array.flags.writeable:
