@@ -1,19 +1,19 @@
 """One HSTU layer against one Transformer layer, forward, at several lengths: the field's own comparison.
 
 The HSTU layer is attention alone: its gate takes the place of an MLP. The Transformer's has an MLP of four times the
-width, as is usual. Both have their norms, projections and residuals and take the same tokens. On a GPU what stands
-around their attention is compiled, and a captured graph is timed, so that no launch is waited for.
+width, as is usual. Both have their norms, projections and residuals, take the same tokens, and are as they would be
+served on a GPU: ours on the kernels of `mtgr.kernels`, the Transformer's norms, activation and residuals compiled, both
+timed as captured graphs, so that no launch is waited for.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Any, Final
 
 import numpy as np
 import torch
-from msgspec import Struct
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,93 +23,77 @@ from mtgr.bench.records import DENSE, HSTU, TRANSFORMER, Layer, Missing, RecordF
 from mtgr.bench.work import layer_work
 from mtgr.config import GROUPS, ModelConfig
 from mtgr.features import EVENT
-from mtgr.kernels.paged import plan_step
+from mtgr.kernels import paged_reference, token_ops
+from mtgr.kernels.paged import plan_step, tile_for
 from mtgr.model.jagged import Layout
 from mtgr.model.layer import HSTULayer, Sight
 from mtgr.model.masks import causal_mask
+from mtgr.model.norm import GroupLayerNorm
 from mtgr.presets import preset
 
 _MLP_FACTOR: Final = 4
-_GPU_TILES: Final = (64, 128)
 _SEED: Final = 6
-
-_Layer = TypeVar("_Layer", "PagedHSTU", "TransformerLayer")
-
-
-class _Batch(Struct, frozen=True):
-    """What the layers are given: like-long sequences, joined."""
-
-    x: Tensor
-    """(tokens, d_model)."""
-    groups: Tensor
-    """(tokens, GROUPS), all of them events."""
-    length: int
-    sequences: int
 
 
 class PagedHSTU(nn.Module):
-    """An HSTU layer on the paged kernels."""
+    """An HSTU layer on the kernels that serve it, one between two matrix products; in plain PyTorch on a CPU."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, device: torch.device) -> None:
         super().__init__()
         self.layer = HSTULayer(config)
-
-    def forward(self, x: Tensor, groups: Tensor, attention: PagedAttention) -> Tensor:
-        u, v, q, k = self.before(x, groups)
-        return self.after(x, attention(q, k, v), u, groups)
-
-    def before(self, x: Tensor, groups: Tensor) -> tuple[Tensor, ...]:
-        layer = self.layer
-        parts: tuple[Tensor, ...] = torch.split(
-            functional.silu(layer.uvqk(layer.norm_in(x, groups))), layer.widths, dim=-1
-        )
-        return parts
-
-    def after(self, x: Tensor, attended: Tensor, u: Tensor, groups: Tensor) -> Tensor:
-        layer = self.layer
-        mixed: Tensor = layer.out(layer.norm_attention(attended, groups) * u)
-        return x + mixed
-
-
-class PagedAttention:
-    """The cache of one batch, empty before each forward, and the kernels that write and read it."""
-
-    def __init__(self, config: ModelConfig, batch: _Batch, tile_queries: int, device: torch.device) -> None:
         self.heads, self.d_qk, self.d_v = config.n_heads, config.d_qk, config.d_v
-        self.normalizer = 1.0 / batch.length
-        self.attend, self.store = _kernels(device)
-        blocks = -(-batch.length // BLOCK_SIZE)
-        shape = (batch.sequences * blocks, self.heads, BLOCK_SIZE, self.d_qk + self.d_v)
-        self.cache = torch.zeros(shape, device=device, dtype=batch.x.dtype)
-        table = np.arange(batch.sequences * blocks, dtype=np.int32).reshape(batch.sequences, blocks)
-        places = np.arange(batch.length)
-        slots = table[:, places // BLOCK_SIZE] * BLOCK_SIZE + places % BLOCK_SIZE
-        self.slots = torch.from_numpy(slots.ravel().astype(np.int64)).to(device)
-        self.step = plan_step(
-            np.arange(batch.sequences + 1, dtype=np.int32) * np.int32(batch.length),
-            np.full(batch.sequences, batch.length, np.int32),
-            torch.from_numpy(table).to(device),
-            tile_queries=tile_queries,
-            device=device,
-        )
+        self.ops: Any = token_ops
+        self.attend: Callable[..., None] = paged_reference.attend
+        if device.type == "cuda":
+            from mtgr.kernels import paged_triton, token_ops_triton
 
-    def __call__(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Joined (tokens, heads * d) queries, keys and values to (tokens, heads * d_v)."""
-        tokens = len(q)
-        query, key = (x.view(tokens, self.heads, self.d_qk) for x in (q, k))
-        value = v.view(tokens, self.heads, self.d_v)
-        self.store(key, value, self.cache, self.slots)
-        attended = torch.empty(value.shape, dtype=v.dtype, device=v.device)
+            self.ops, self.attend = token_ops_triton, paged_triton.attend
+
+    def forward(self, x: Tensor, delta: Tensor, group: Tensor, cache: PagedCache) -> Tensor:
+        """x, delta: (tokens, d_model), whose sum is the layer's input; group: (tokens,) int32."""
+        layer = self.layer
+        total, normed = self.ops.add_group_norm(x, delta, group, *_norm(layer.norm_in))
+        u, q = self.ops.split_silu_store(
+            layer.uvqk(normed), cache.kv, cache.slots, None, heads=self.heads, d_qk=self.d_qk, d_v=self.d_v
+        )
+        attended = torch.empty(len(x), self.heads, self.d_v, dtype=x.dtype, device=x.device)
         self.attend(
-            query,
-            self.cache,
+            q,
+            cache.kv,
             attended,
-            self.step,
+            cache.step,
             scale=self.d_qk**-0.5,
-            normalizer=self.normalizer,
+            normalizer=1.0 / layer.length,
             bias=None,
         )
-        return attended.flatten(1)
+        gated = self.ops.gated_group_norm(attended.flatten(1), u, group, *_norm(layer.norm_attention))
+        mixed: Tensor = total + layer.out(gated)
+        return mixed
+
+
+class PagedCache:
+    """The cache of one batch, whose sequences have computed nothing yet, and the plan of its step."""
+
+    def __init__(self, config: ModelConfig, x: Tensor, length: int) -> None:
+        sequences = len(x) // length
+        blocks = -(-length // BLOCK_SIZE)
+        shape = (sequences * blocks, config.n_heads, BLOCK_SIZE, config.d_qk + config.d_v)
+        self.kv = torch.zeros(shape, device=x.device, dtype=x.dtype)
+        table = np.arange(sequences * blocks, dtype=np.int32).reshape(sequences, blocks)
+        places = np.arange(length)
+        slots = table[:, places // BLOCK_SIZE].astype(np.int64) * BLOCK_SIZE + places % BLOCK_SIZE
+        self.slots = torch.from_numpy(slots.ravel()).to(x.device)
+        self.step = plan_step(
+            np.arange(sequences + 1, dtype=np.int32) * np.int32(length),
+            np.full(sequences, length, np.int32),
+            torch.from_numpy(table).to(x.device),
+            tile_queries=tile_for(length),
+            device=x.device,
+        )
+
+
+def _norm(norm: GroupLayerNorm) -> tuple[Tensor, Tensor, float]:
+    return norm.weight, norm.bias, norm.eps
 
 
 class TransformerLayer(nn.Module):
@@ -124,15 +108,17 @@ class TransformerLayer(nn.Module):
         self.up = nn.Linear(d, _MLP_FACTOR * d, bias=False)
         self.down = nn.Linear(_MLP_FACTOR * d, d, bias=False)
 
-    def forward(self, x: Tensor, starts: Tensor, length: int) -> Tensor:
-        """x: (tokens, d_model); starts: (sequences + 1,) int32, where each begins; all are equally long."""
-        q, k, v = self.before(x)
-        return self.after(x, _softmax_attention(q, k, v, starts, length))
+    def forward(self, x: Tensor, delta: Tensor, starts: Tensor, length: int) -> Tensor:
+        """x, delta: (tokens, d_model), whose sum is the layer's input; starts: (sequences + 1,) int32, where each
+        begins, all of them equally long."""
+        total, q, k, v = self.before(x, delta)
+        return self.after(total, _softmax_attention(q, k, v, starts, length))
 
-    def before(self, x: Tensor) -> tuple[Tensor, ...]:
-        joined = self.qkv(self.norm_attention(x)).view(len(x), 3, self.heads, -1)
-        parts: tuple[Tensor, ...] = joined.unbind(1)
-        return parts
+    def before(self, x: Tensor, delta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        total = x + delta
+        joined = self.qkv(self.norm_attention(total)).view(len(x), 3, self.heads, -1)
+        q, k, v = joined.unbind(1)
+        return total, q, k, v
 
     def after(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.out(attended)
@@ -179,57 +165,65 @@ class _Comparison:
     def __init__(self, plan: Plan, records: RecordFile, config: ModelConfig, device: torch.device) -> None:
         self.plan, self.records, self.config, self.device = plan, records, config, device
         self.dtype = getattr(torch, plan.dtype)
-        self.hstu = _compiled(PagedHSTU(config).to(device, self.dtype))
-        self.transformer = _compiled(TransformerLayer(config).to(device, self.dtype))
+        self.hstu = PagedHSTU(config, device).to(device, self.dtype)
+        self.transformer = TransformerLayer(config).to(device, self.dtype)
+        if device.type == "cuda":
+            # what its norms and residuals are fused by, as ours are by kernels of their own
+            self.transformer.before = torch.compile(self.transformer.before, dynamic=False)  # type: ignore[method-assign]
+            self.transformer.after = torch.compile(self.transformer.after, dynamic=False)  # type: ignore[method-assign]
         self.dense = HSTULayer(config).to(device, self.dtype)
 
     def measure(self, length: int) -> None:
         config, device = self.config, self.device
         sequences = max(1, self.plan.layer_tokens // length)
         tokens = length * sequences
-        groups = torch.zeros(tokens, GROUPS, dtype=self.dtype, device=device)
-        groups[:, EVENT] = 1
-        x = torch.randn(tokens, config.d_model, device=device).to(self.dtype)
-        batch = _Batch(x, groups, length, sequences)
-        tiles = _GPU_TILES if device.type == "cuda" else (_cpu_tile(),)
-        paged = [
-            functools.partial(self.hstu, x, groups, PagedAttention(config, batch, tile, device))
-            for tile in tiles
-        ]
+        x, delta = (torch.randn(tokens, config.d_model, device=device).to(self.dtype) for _ in range(2))
+        group = torch.full((tokens,), EVENT, dtype=torch.int32, device=device)
+        one_hot = functional.one_hot(group.long(), GROUPS).to(self.dtype)
         starts = torch.arange(sequences + 1, dtype=torch.int32, device=device) * length
         attention = "FlashAttention 3" if device.type == "cuda" else "PyTorch's attention"
         self._add(
             HSTU,
-            "GroupLN, projection to U, V, Q and K with SiLU, cache update, SiLU attention, GroupLN, gate, output",
+            "residual, GroupLN, projection to U, V, Q and K with SiLU, cache update, SiLU attention, GroupLN, gate, "
+            "output, residual",
             _weights(self.hstu),
-            batch,
-            paged,
+            length,
+            sequences,
+            functools.partial(self.hstu, x, delta, group, PagedCache(config, x, length)),
         )
         self._add(
             TRANSFORMER,
-            f"LN, projection to Q, K and V, {attention}, output, LN, MLP of {_MLP_FACTOR} times the width with GELU",
+            f"residual, LN, projection to Q, K and V, {attention}, output, residual, LN, MLP of {_MLP_FACTOR} times "
+            "the width with GELU, residual",
             _weights(self.transformer),
-            batch,
-            [functools.partial(self.transformer, x, starts, length)],
+            length,
+            sequences,
+            functools.partial(self.transformer, x, delta, starts, length),
         )
         self._add(
             DENSE,
-            "the first one's, eager, with the scores of all pairs in memory",
+            "the first one's without its first residual, eager, with the scores of all pairs in memory",
             _weights(self.dense),
-            batch,
-            [functools.partial(self.dense, x, groups, _sights(batch, device))],
+            length,
+            sequences,
+            functools.partial(self.dense, x, one_hot, _sights(sequences, length, device)),
         )
 
     def _add(
-        self, name: str, contents: str, weights: int, batch: _Batch, calls: Sequence[Callable[[], Tensor]]
+        self,
+        name: str,
+        contents: str,
+        weights: int,
+        length: int,
+        sequences: int,
+        call: Callable[[], Tensor],
     ) -> None:
-        """Write down the fastest of the calls, which do the same in tiles of different sizes."""
         plan, config = self.plan, self.config
         try:
-            seconds = min(typical_seconds(_captured(call, self.device), self.device) for call in calls)
+            seconds = typical_seconds(_captured(call, self.device), self.device)
         except torch.OutOfMemoryError:
             self.records.add(
-                Missing(plan.device, plan.preset, f"{name} at {batch.length}", "does not fit in memory")
+                Missing(plan.device, plan.preset, f"{name} at {length}", "does not fit in memory")
             )
             return
         work = layer_work(
@@ -238,8 +232,8 @@ class _Comparison:
             d_qk=config.d_qk,
             d_v=config.d_v,
             d_model=config.d_model,
-            length=batch.length,
-            sequences=batch.sequences,
+            length=length,
+            sequences=sequences,
             number_bytes=plan.number_bytes,
         )
         self.records.add(
@@ -248,20 +242,13 @@ class _Comparison:
                 dtype=plan.dtype,
                 name=name,
                 contents=contents,
-                length=batch.length,
-                sequences=batch.sequences,
+                length=length,
+                sequences=sequences,
                 milliseconds=1000 * seconds,
                 bytes=work.bytes,
                 operations=work.operations,
             )
         )
-
-
-def _compiled(layer: _Layer) -> _Layer:
-    if next(layer.parameters()).is_cuda:
-        layer.before = torch.compile(layer.before, dynamic=False)  # type: ignore[method-assign]
-        layer.after = torch.compile(layer.after, dynamic=False)  # type: ignore[method-assign]
-    return layer
 
 
 def _captured(call: Callable[[], Tensor], device: torch.device) -> Callable[[], Any]:
@@ -283,23 +270,7 @@ def _weights(layer: nn.Module) -> int:
     return sum(module.weight.numel() for module in layer.modules() if isinstance(module, nn.Linear))
 
 
-def _sights(batch: _Batch, device: torch.device) -> list[Sight]:
-    layout = Layout.of(np.full(batch.sequences, batch.length, np.int64), device)
-    mask = causal_mask(batch.length, device)
+def _sights(sequences: int, length: int, device: torch.device) -> list[Sight]:
+    layout = Layout.of(np.full(sequences, length, np.int64), device)
+    mask = causal_mask(length, device)
     return [Sight(group, mask, None, None) for group in layout.groups]
-
-
-def _kernels(device: torch.device) -> tuple[Callable[..., None], Callable[..., None]]:
-    if device.type == "cuda":
-        from mtgr.kernels import paged_triton
-
-        return paged_triton.attend, paged_triton.store
-    from mtgr.kernels import paged_cpu
-
-    return paged_cpu.attend, paged_cpu.store
-
-
-def _cpu_tile() -> int:
-    from mtgr.kernels import paged_cpu
-
-    return paged_cpu.TILE_QUERIES

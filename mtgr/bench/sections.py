@@ -39,7 +39,7 @@ SECTIONS: Final[Mapping[str, Section]] = {
     # in the order of their importance: what a short slot has no time for is what it can best be without
     "ceilings": Section("mtgr.bench.ceilings:run", 90, ("cuda", "cpu")),
     CHECKPOINT: Section("mtgr.bench.checkpoints:run", 200, ("cuda", "cpu")),
-    "plain": Section("mtgr.bench.plain:run", 300, ("cpu",)),
+    "plain": Section("mtgr.bench.plain:run", 900, ("cpu",)),
     "ours": Section("mtgr.bench.ours:run", 240),
     "llama": Section("mtgr.bench.llama:run_fresh", 200),
     "llama-cached": Section("mtgr.bench.llama:run_cached", 200),
