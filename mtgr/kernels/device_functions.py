@@ -38,7 +38,7 @@ def silu(x, MODE: tl.constexpr):
             "rcp.approx.ftz.f32 $0, $1;", "=f,f", [1.0 + power], dtype=tl.float32, is_pure=True, pack=1
         )
         return x * sigmoid
-    elif MODE == BY_TANH:  # noqa: RET505 - only one of the branches is compiled
+    elif MODE == BY_TANH:  # noqa: RET505 - what follows a branch that returns is compiled all the same
         half = 0.5 * x
         tanh = tl.inline_asm_elementwise(
             "tanh.approx.f32 $0, $1;", "=f,f", [half], dtype=tl.float32, is_pure=True, pack=1
@@ -54,26 +54,27 @@ def load_time(lanes, stored, PACKED: tl.constexpr):
 
     PACKED where the lanes are of one or two bytes and lie so that they can be read at once.
     """
-    if lanes.dtype.element_ty.primitive_bitwidth == 8:
+    if lanes.dtype.element_ty.primitive_bitwidth > 8:
         if PACKED:
-            return tl.load(lanes.to(tl.pointer_type(tl.uint32), bitcast=True), mask=stored, other=0)
+            four = tl.load(lanes.to(tl.pointer_type(tl.int64), bitcast=True), mask=stored, other=0)
+            a, b = _lane(four, 0, lanes.dtype.element_ty), _lane(four, 1, lanes.dtype.element_ty)
+            c, d = _lane(four, 2, lanes.dtype.element_ty), _lane(four, 3, lanes.dtype.element_ty)
+        else:
+            a = tl.load(lanes, mask=stored, other=0).to(tl.float32)
+            b = tl.load(lanes + 1, mask=stored, other=0).to(tl.float32)
+            c = tl.load(lanes + 2, mask=stored, other=0).to(tl.float32)
+            d = tl.load(lanes + 3, mask=stored, other=0).to(tl.float32)
+        # a whole number below 2**23, on top of that, is the lowest bits of a float32: no slow conversion is needed
+        low = (b * 256.0 + (a + _WHOLE)).to(tl.uint32, bitcast=True)
+        high = (d * 256.0 + (c + _WHOLE)).to(tl.uint32, bitcast=True)
+        time = (low & 0xFFFF) | (high << 16)
+    elif PACKED:
+        time = tl.load(lanes.to(tl.pointer_type(tl.uint32), bitcast=True), mask=stored, other=0)
+    else:
         time = tl.load(lanes, mask=stored, other=0).to(tl.uint32)
         for byte in tl.static_range(1, 4):
             time |= tl.load(lanes + byte, mask=stored, other=0).to(tl.uint32) << (8 * byte)
-        return time
-    if PACKED:
-        four = tl.load(lanes.to(tl.pointer_type(tl.int64), bitcast=True), mask=stored, other=0)
-        a, b = _lane(four, 0, lanes.dtype.element_ty), _lane(four, 1, lanes.dtype.element_ty)
-        c, d = _lane(four, 2, lanes.dtype.element_ty), _lane(four, 3, lanes.dtype.element_ty)
-    else:
-        a = tl.load(lanes, mask=stored, other=0).to(tl.float32)
-        b = tl.load(lanes + 1, mask=stored, other=0).to(tl.float32)
-        c = tl.load(lanes + 2, mask=stored, other=0).to(tl.float32)
-        d = tl.load(lanes + 3, mask=stored, other=0).to(tl.float32)
-    # a whole number below 2**23, on top of that, is the lowest bits of a float32: no slow conversion is needed
-    low = (b * 256.0 + (a + _WHOLE)).to(tl.uint32, bitcast=True)
-    high = (d * 256.0 + (c + _WHOLE)).to(tl.uint32, bitcast=True)
-    return (low & 0xFFFF) | (high << 16)
+    return time
 
 
 @triton.jit

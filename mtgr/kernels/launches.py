@@ -33,16 +33,24 @@ class TileLaunch:
     tanh: bool = False
 
 
-def tile_launch(tile_queries: int, width: int, dtype: torch.dtype, programs: int) -> TileLaunch:
-    """The launch for tiles of so many queries and heads up to `width` wide, a power of two; programs: unsplit."""
+def tile_launch(
+    tile_queries: int, width: int, dtype: torch.dtype, programs: int, *, biased: bool = False
+) -> TileLaunch:
+    """The launch for tiles of so many queries and heads up to `width` wide, a power of two; programs: unsplit.
+
+    Chosen so that nothing spills from the registers of a Hopper GPU and that several programs share a multiprocessor.
+    """
     wide = dtype.itemsize > 2
     if tile_queries == 1:
-        keys = max(16, 4096 // width)
-        return TileLaunch(keys, warps=4, stages=1 if wide else 3, splits=key_splits(programs))
+        # a loop in stages would put all that biases are looked up in through shared memory, too
+        stages = 1 if wide or biased else 3
+        return TileLaunch(max(16, 4096 // width), warps=4, stages=stages, splits=key_splits(programs))
     if wide:  # float32 products are made outside the tensor cores, from registers
-        return TileLaunch(32 if width <= 64 else 16, warps=4 if tile_queries <= 32 else 8, stages=2)
+        small = tile_queries * width <= 4096
+        return TileLaunch(32 if small else 16, warps=8 if small else 16, stages=2)
+    keys = 64 if width <= 128 else 32
     warps = 8 if tile_queries >= 128 or width >= 256 else 4
-    return TileLaunch(64 if width <= 128 else 32, warps, stages=3 if width <= 128 else 2)
+    return TileLaunch(32 if biased else keys, warps, stages=3 if width <= 128 else 2)
 
 
 def silu_mode(dtype: torch.dtype, tanh: bool = False) -> int:

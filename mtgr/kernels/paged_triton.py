@@ -70,7 +70,9 @@ def attend(
             raise ValueError(f"the last stride of {name} is {tensor.stride(-1)}, where 1 is wanted")
     block_d, block_v = (max(_SMALLEST_DOT, triton.next_power_of_2(width)) for width in (d_qk, d_v))
     if launch is None:
-        launch = tile_launch(step.tile_queries, max(block_d, block_v), query.dtype, tiles * heads)
+        launch = tile_launch(
+            step.tile_queries, max(block_d, block_v), query.dtype, tiles * heads, biased=by_time is not None
+        )
     splits = launch.splits if single else 1
     # programs that share a row of the output leave their sums side by side, and the last pass adds them in order
     target = output if splits == 1 else output.new_empty((tiles, splits, heads, d_v), dtype=torch.float32)
@@ -185,7 +187,11 @@ def _packed(query: Tensor, kv_cache: Tensor, d_qk: int) -> bool:
     )
 
 
-@triton.jit
+# a launch is not to be compiled anew where one of these happens to be a multiple of 16
+@triton.jit(
+    do_not_specialize=["table_row"],
+    do_not_specialize_on_alignment=["query_starts", "lengths", "block_table", "tiles"],
+)
 def _attend(
     query,
     cache,
@@ -388,7 +394,7 @@ def _load_rows(cache, rows, stored, WIDTH: tl.constexpr, BLOCK: tl.constexpr, MA
     return tl.load(pointers)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["query_starts", "tiles"])
 def _add_splits(
     sums,
     output,
@@ -417,7 +423,7 @@ def _add_splits(
     tl.store(out, total.to(output.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["slots"])
 def _store(
     key,
     value,

@@ -151,7 +151,7 @@ def _norm(
     return total, normed
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["groups"])
 def _group_norm(
     x,
     delta,
@@ -202,7 +202,7 @@ def _silu(x, count, BLOCK: tl.constexpr, MODE: tl.constexpr):
     tl.store(x + at, silu(numbers, MODE).to(x.dtype.element_ty), mask=at < count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize_on_alignment=["slots", "times"])
 def _split_silu_store(
     projected,
     cache,
@@ -260,7 +260,7 @@ def _split_silu_store(
         write_lanes(row + D_QK + lane, time, inside & kept, BYTES)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["most", "items_row"], do_not_specialize_on_alignment=["items", "lengths"])
 def _mask_seen(logits, items, lengths, slots, most, logits_row, items_row, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

@@ -43,7 +43,7 @@ def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values, places
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k"])
 def _best_of_chunk(logits, best, slots, k, row_stride, CHUNK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
@@ -60,7 +60,7 @@ def _best_of_chunk(logits, best, slots, k, row_stride, CHUNK: tl.constexpr):
         keys = tl.where(keys == largest, _NOTHING, keys)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "k"])
 def _best_of_row(best, values, places, count, k, LEFT: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, LEFT)
