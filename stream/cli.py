@@ -18,6 +18,7 @@ _COMMANDS: Final = {
     "serve": ("stream.commands.serve", "Serve a checkpoint by vLLM to daemons on other processes."),
     "train": ("stream.commands.train", "Train a model from event logs."),
     "evaluate": ("stream.commands.evaluate", "Say how good a checkpoint's lists are on an event log."),
+    "quantize": ("stream.commands.quantize", "Write a checkpoint with its weights in 8 or 4 bits."),
     "plot": ("stream.commands.plot", "Draw the curves of trainings."),
     "models": ("stream.commands.models", "List the model presets with their parameter counts."),
     "produce": ("stream.commands.produce", "Send an event log to Kafka."),

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from mtgr.config import BLOCK_EVENTS
 from mtgr.requests import ModelInfo
+from mtgr.serving.replicas import Replicas
 from schemas.lists import ModelVersion
 from stream.assignment import Assignment
 from stream.commits import AtLeastOnce, CommitCycle
@@ -24,13 +25,14 @@ from stream.dead_letters import DeadLetterGuard
 from stream.dispatch import Dispatcher
 from stream.errors import Fatal
 from stream.exactly_once import ExactlyOnce
-from stream.generation import generator_factory
+from stream.generation import Generator, generator_factory
 from stream.kafka import start, stop
 from stream.observability import Health, HttpEndpoint, Metrics
 from stream.partition import Partition, PartitionSettings
 from stream.settings import Settings
 from stream.source import Source, events_consumer, lone_consumer, read_record
 from stream.state import RocksMemory
+from stream.supervision import COMPONENT as GENERATOR
 from stream.supervision import SupervisedGenerator
 from stream.topics import TopicReport, ensure_topics
 from stream.triggers import TriggerRules
@@ -58,9 +60,12 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         """InputError if the checkpoint is not named or is wrong."""
         self._settings = settings
-        self._new_generator = generator_factory(settings)
+        self._new_generators = {
+            f"{GENERATOR}-{replica}" if replica else GENERATOR: generator_factory(settings, replica)
+            for replica in range(settings.generator.replicas)
+        }
         self.metrics = Metrics()
-        components = ["kafka", "generator", "partitions"]
+        components = ["kafka", *self._new_generators, "partitions"]
         if settings.topics.videos is not None:
             components.append(VIDEOS)
         self.health = Health(components)
@@ -98,12 +103,19 @@ class Daemon:
 
     async def _serve(self, stack: AsyncExitStack) -> None:
         settings = self._settings
-        generator = SupervisedGenerator(
-            self._new_generator,
-            timeout_seconds=settings.generator.request_timeout_seconds,
-            max_restarts=settings.generator.max_restarts,
-            metrics=self.metrics,
-            health=self.health,
+        # each is supervised by itself: while one restarts, the users of the others get their lists
+        generator = Replicas(
+            [
+                SupervisedGenerator(
+                    new_generator,
+                    timeout_seconds=settings.generator.request_timeout_seconds,
+                    max_restarts=settings.generator.max_restarts,
+                    metrics=self.metrics,
+                    health=self.health,
+                    component=component,
+                )
+                for component, new_generator in self._new_generators.items()
+            ]
         )
         stack.push_async_callback(generator.close)
         self.health.not_ready("kafka", f"connecting to {settings.kafka.bootstrap_servers}")
@@ -147,7 +159,7 @@ class Daemon:
         await self._loops(source, dispatcher, committer, assignment, table)
 
     async def _video_table(
-        self, stack: AsyncExitStack, generator: SupervisedGenerator, report: TopicReport | None
+        self, stack: AsyncExitStack, generator: Generator, report: TopicReport | None
     ) -> VideoTable | None:
         """The videos topic, read to its end before the first list is made; None where there is none."""
         if report is None:

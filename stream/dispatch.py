@@ -15,10 +15,10 @@ from mtgr.requests import ListRefusal
 from stream.commits import CommitCycle
 from stream.dead_letters import DeadLetterGuard, DeadRecord
 from stream.errors import Fatal
+from stream.generation import Generator
 from stream.observability import Metrics
 from stream.outgoing import OutgoingList
 from stream.partition import Partition, PendingList, Phase
-from stream.supervision import SupervisedGenerator
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class Dispatcher:
     def __init__(
         self,
         partitions: Mapping[TopicPartition, Partition],
-        generator: SupervisedGenerator,
+        generator: Generator,
         cycle: CommitCycle,
         metrics: Metrics,
         guard: DeadLetterGuard,

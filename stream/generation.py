@@ -68,8 +68,10 @@ class TorchGenerator:
         return
 
 
-def generator_factory(settings: Settings) -> Callable[[], Generator]:
-    """What makes the generator that the settings name; model code is imported only for the kind that needs it.
+def generator_factory(settings: Settings, replica: int = 0) -> Callable[[], Generator]:
+    """What makes the generator that the settings name, or one replica of it by its number.
+
+    Model code is imported only for the kind that needs it.
 
     Raises InputError if the checkpoint is not named or is wrong, before anything is waited for.
     """
@@ -90,6 +92,11 @@ def generator_factory(settings: Settings) -> Callable[[], Generator]:
         kv_cache_gib=options.kv_cache_gib,
         memory_utilization=options.memory_utilization,
         dtype=options.dtype,
+        quantization=options.quantization,
+        kv_cache_dtype=options.kv_cache_dtype,
+        tensor_parallel_size=options.tensor_parallel_size,
+        replicas=options.replicas,
+        replica=replica,
         max_num_seqs=options.max_batch_users * options.max_concurrent_batches,
     )
     return lambda: RecommendationEngine(engine_options)

@@ -18,7 +18,7 @@ from stream.observability import Health, Metrics
 
 log = structlog.get_logger(__name__)
 
-_COMPONENT: Final = "generator"
+COMPONENT: Final = "generator"
 _FIRST_PAUSE_SECONDS: Final = 0.2
 _LONGEST_PAUSE_SECONDS: Final = 15.0
 _BATCH_VIDEOS: Final = 1_000
@@ -46,7 +46,10 @@ class SupervisedGenerator:
         max_restarts: int,
         metrics: Metrics,
         health: Health,
+        component: str = COMPONENT,
     ) -> None:
+        """`component` is what health calls it."""
+        self._component = component
         self._factory = factory
         self._timeout = timeout_seconds
         self._max_restarts = max_restarts
@@ -62,7 +65,7 @@ class SupervisedGenerator:
 
     async def start(self) -> ModelInfo:
         """Start the engine; raises InputError for a wrong checkpoint, Fatal if it does not start."""
-        self._health.not_ready(_COMPONENT, "the engine starts")
+        self._health.not_ready(self._component, "the engine starts")
         info = await self._start_one()
         self._sound.set()
         return info
@@ -179,7 +182,7 @@ class SupervisedGenerator:
         """Restart the engine if it broke and nobody has restarted it yet."""
         if not self._broken:
             return
-        self._health.not_ready(_COMPONENT, "the engine restarts after a failure")
+        self._health.not_ready(self._component, "the engine restarts after a failure")
         await self.close()
         self._metrics.engine_restarts.inc()
         await self._start_one()
@@ -203,7 +206,7 @@ class SupervisedGenerator:
                 self._generator = generator
                 self._broken = False
                 log.info("engine_started", seconds=round(time.monotonic() - started, 2), model=info.name)
-                self._health.ready(_COMPONENT)
+                self._health.ready(self._component)
                 return info
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from time import monotonic
 from typing import Annotated, Any, Final, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from mtgr.additions import encode_additions
 from mtgr.checkpoint import Checkpoint
@@ -55,8 +56,8 @@ class EvaluationOptions(Struct, frozen=True, kw_only=True):
     """Users with fewer events before the test are cold."""
     seed: int = 0
     """Of the bootstrap, and of the baselines."""
-    kv_cache_gib: Annotated[float, Meta(gt=0)] = 1.0
-    """Memory of vLLM's KV cache."""
+    engine: EngineOptions = EngineOptions(checkpoint=Path())
+    """How vLLM is run, where it makes lists; of the checkpoint that is evaluated, whatever is named here."""
     baselines: tuple[str, ...] = ()
     """Those of `mtgr.evaluation.baselines` that are fitted on the same split and judged beside the model."""
     times: bool = True
@@ -188,7 +189,7 @@ class CheckpointEvaluation:
 
         ranking = rank_by_engine(
             self.evaluation.cases,
-            EngineOptions(checkpoint=self._checkpoint.directory, kv_cache_gib=self._options.kv_cache_gib),
+            structs.replace(self._options.engine, checkpoint=self._checkpoint.directory),
             self._checkpoint,
             self.evaluation.items.index_of,
             self.evaluation.ks[-1],

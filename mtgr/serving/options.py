@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from mtgr.checkpoint import ARCHITECTURE, Checkpoint
 from mtgr.config import TIME_LANES, ModelConfig
@@ -52,10 +52,10 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     """Of the KV cache; auto is that of the model."""
     tensor_parallel_size: Annotated[int, Meta(ge=1, le=64)] = 1
     """Devices, or processes of a CPU, that share each layer's heads and widths."""
-    devices: tuple[Annotated[int, Meta(ge=0)], ...] = ()
-    """GPUs by their numbers, as many as `tensor_parallel_size`; the first ones where unset."""
     replicas: Annotated[int, Meta(ge=1, le=64)] = 1
-    """Engines of the checkpoint that share the machine, this one among them: each has its part of the cores."""
+    """Engines of the checkpoint that share the machine, each with devices or with a part of the cores of its own."""
+    replica: Annotated[int, Meta(ge=0)] = 0
+    """Which of them this one is."""
     dummy_weights: bool = False
     """Make the weights up rather than read them: for measuring the speed of models that nobody has trained."""
     block_size: Annotated[int, Meta(ge=1, le=1024)] = 16
@@ -75,6 +75,17 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     def workers(self) -> int:
         """Processes that compute at once, those of the other replicas included."""
         return self.replicas * self.tensor_parallel_size
+
+    @property
+    def devices(self) -> range:
+        """Those of this replica, by their numbers among the visible ones."""
+        first = self.replica * self.tensor_parallel_size
+        return range(first, first + self.tensor_parallel_size)
+
+
+def replica_options(options: EngineOptions) -> list[EngineOptions]:
+    """The options of each of the replicas that these ask for."""
+    return [structs.replace(options, replica=number) for number in range(options.replicas)]
 
 
 def check_served(config: ModelConfig, source: str = "model config") -> None:
@@ -125,7 +136,7 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str
         awq = checkpoint.quantization is not None and checkpoint.quantization.method == "awq"
         dtype = "float32" if on_cpu and not awq else "bfloat16"
     _check_formats(options, checkpoint, dtype, on_cpu=on_cpu)
-    _check_shards(options, checkpoint, on_cpu=on_cpu)
+    _check_shards(options, checkpoint)
     cache_gib = options.kv_cache_gib
     if cache_gib is None and on_cpu:
         cache_gib = CPU_CACHE_GIB
@@ -142,7 +153,7 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str
         "quantization": options.quantization,
         "kv_cache_dtype": options.kv_cache_dtype,
         "tensor_parallel_size": options.tensor_parallel_size,
-        "device_ids": list(options.devices) or None,
+        "device_ids": None if on_cpu or options.replicas == 1 else list(options.devices),
         "max_model_len": longest,
         "block_size": options.block_size,
         "kv_cache_memory_bytes": None if cache_gib is None else int(cache_gib * (1 << 30)),
@@ -204,7 +215,7 @@ def _check_formats(options: EngineOptions, checkpoint: Checkpoint, dtype: str, *
         )
 
 
-def _check_shards(options: EngineOptions, checkpoint: Checkpoint, *, on_cpu: bool) -> None:
+def _check_shards(options: EngineOptions, checkpoint: Checkpoint) -> None:
     """InputError if the model cannot be shared by so many devices."""
     ranks, config = options.tensor_parallel_size, checkpoint.config
     for name, size in (("n_heads", config.n_heads), ("d_ff", config.d_ff)):
@@ -212,14 +223,6 @@ def _check_shards(options: EngineOptions, checkpoint: Checkpoint, *, on_cpu: boo
             raise InputError(f"tensor_parallel_size is {ranks}, where a divisor of {name} {size} is wanted")
     if checkpoint.quantization is not None:
         checkpoint.quantization.check_shards(config, ranks)
-    if options.devices:
-        if on_cpu:
-            raise InputError(f"devices is {list(options.devices)}, where none is wanted on a CPU")
-        if len(set(options.devices)) != ranks or len(options.devices) != ranks:
-            raise InputError(
-                f"devices is {list(options.devices)}, where {ranks} different ones are wanted "
-                f"(tensor_parallel_size)"
-            )
 
 
 def _check_cache(

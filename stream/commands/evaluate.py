@@ -12,7 +12,7 @@ import click
 
 from mtgr.attributes import pack_attributes
 from mtgr.checkpoint import Checkpoint, open_checkpoint
-from mtgr.datasets import ColumnMapping, SkippedRecords, parse_mapping, read_events
+from mtgr.datasets import parse_mapping
 from mtgr.datasets.attributes import read_attributes
 from mtgr.errors import EngineFailed
 from mtgr.evaluation.baselines import MODELS
@@ -22,12 +22,13 @@ from mtgr.evaluation.report import EvaluationReport, save_report
 from mtgr.evaluation.run import CheckpointEvaluation, EvaluationOptions, Lists
 from mtgr.evaluation.targets import Target
 from mtgr.requests import NewVideo
-from mtgr.training.log import EventLog
+from mtgr.serving.options import EngineOptions
 from stream.consoles import counting_bar, table_console
-from stream.numbers import FiniteFloatRange
 from stream.observability import configure_logging
 from stream.settings import LogSettings
+from stream.tools.engine_options import engine_options
 from stream.tools.evaluation_table import accuracy_table, difference_lines, head_table, list_table
+from stream.tools.event_logs import read_log
 from stream.tools.training_arguments import moment
 
 _PIPE_COLUMNS: Final = 200
@@ -88,10 +89,7 @@ _DEFAULTS: Final = EvaluationOptions()
     "--baseline", "some_baselines", multiple=True, type=click.Choice(MODELS),
     help="Only this one; more by more --baseline.",
 )  # fmt: skip
-@click.option(
-    "--kv-cache-gib", type=FiniteFloatRange(0, min_open=True), default=_DEFAULTS.kv_cache_gib, show_default=True,
-    help="Memory of vLLM's KV cache.",
-)  # fmt: skip
+@engine_options
 @click.option(
     "--cold-items", type=click.IntRange(min=0), default=_DEFAULTS.cold_items, show_default=True,
     help="Show videos apart that fewer users know.",
@@ -128,7 +126,7 @@ def command(
     lists: Lists,
     all_baselines: bool,
     some_baselines: tuple[str, ...],
-    kv_cache_gib: float,
+    engine: EngineOptions,
     cold_items: int,
     cold_users: int,
     seed: int,
@@ -153,13 +151,13 @@ def command(
         cold_items=cold_items,
         cold_users=cold_users,
         seed=seed,
-        kv_cache_gib=kv_cache_gib,
+        engine=engine,
         baselines=tuple(dict.fromkeys(some_baselines)) or (MODELS if all_baselines else ()),
         times=columns is None or columns.time is not None,
     )
     checkpoint = open_checkpoint(directory)
     new_videos = _new_videos(videos)
-    log = _read_log([*files, *more_files], columns, users, skip_invalid=skip_invalid)
+    log = read_log([*files, *more_files], columns, users, skip_invalid=skip_invalid)
     prepared = CheckpointEvaluation(checkpoint, log, protocol, options, new_videos)
     _tell(prepared, checkpoint, videos)
     try:
@@ -193,19 +191,6 @@ def _new_videos(path: Path | None) -> list[NewVideo]:
         return []
     described = read_attributes(path)
     return [NewVideo(video, pack_attributes(attributes)) for video, attributes in described.items()]
-
-
-def _read_log(
-    files: list[Path], columns: ColumnMapping | None, users: Path | None, *, skip_invalid: bool
-) -> EventLog:
-    attributes = read_attributes(users) if users else {}
-    skipped = SkippedRecords()
-    log = EventLog.collect(read_events(files, columns, skipped if skip_invalid else None))
-    if skipped.count:
-        _say(str(skipped))
-    for user, known in attributes.items():
-        log.profiles.know(user, known)
-    return log
 
 
 def _tell(prepared: CheckpointEvaluation, checkpoint: Checkpoint, videos: Path | None) -> None:

@@ -7,24 +7,24 @@ import contextlib
 import os
 import signal
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 import click
 import structlog
 import uvloop
+from msgspec import structs
 
 from mtgr.errors import EngineFailed
 from mtgr.serving.engine import EngineOptions, RecommendationEngine
-from mtgr.serving.options import Dtype
+from mtgr.serving.replicated_engine import ReplicatedEngine
 from mtgr.serving.server import DEFAULT_PORT, EngineServer
-from stream.numbers import FiniteFloatRange
 from stream.observability import configure_logging
 from stream.settings import LogSettings
+from stream.tools.engine_options import DEFAULTS, engine_options
 
 log = structlog.get_logger(__name__)
 
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
-_DEFAULTS: Final = EngineOptions(checkpoint=Path())
 
 
 @click.command()
@@ -39,30 +39,17 @@ _DEFAULTS: Final = EngineOptions(checkpoint=Path())
     type=click.IntRange(0, 65_535),
     help="0 takes a free one.",
 )
+@engine_options
 @click.option(
-    "--kv-cache-gib",
-    default=_DEFAULTS.kv_cache_gib,
+    "--replicas",
+    default=DEFAULTS.replicas,
     show_default=True,
-    type=FiniteFloatRange(0, min_open=True),
-    help="Memory of the KV cache.",
-)
-@click.option(
-    "--memory-utilization",
-    default=_DEFAULTS.memory_utilization,
-    show_default=True,
-    type=FiniteFloatRange(0, 1, min_open=True),
-    help="Share of the device's memory that must be free at the start.",
-)
-@click.option(
-    "--dtype",
-    default=_DEFAULTS.dtype,
-    show_default=True,
-    type=click.Choice(get_args(Dtype)),
-    help="Number format of the model; auto is float32 on a CPU and bfloat16 elsewhere.",
+    type=click.IntRange(1, 64),
+    help="Engines among which users are divided; each takes --tensor-parallel-size devices.",
 )
 @click.option(
     "--max-batch-users",
-    default=_DEFAULTS.max_num_seqs,
+    default=DEFAULTS.max_num_seqs,
     show_default=True,
     type=click.IntRange(1),
     help="Most users of one step, over all daemons.",
@@ -77,9 +64,8 @@ def command(
     checkpoint: Path,
     host: str,
     port: int,
-    kv_cache_gib: float,
-    memory_utilization: float,
-    dtype: Any,
+    engine: EngineOptions,
+    replicas: int,
     max_batch_users: int,
     log_level: Any,
     log_format: Any,
@@ -90,13 +76,12 @@ def command(
     stops; a second signal exits at once. Exit code 1 where the engine does not start, 2 for a wrong checkpoint.
     """
     configure_logging(LogSettings(level=log_level, format=log_format))
-    options = EngineOptions(
+    options = structs.replace(
+        engine,
         checkpoint=checkpoint,
-        kv_cache_gib=kv_cache_gib,
-        memory_utilization=memory_utilization,
-        dtype=dtype,
+        replicas=replicas,
         max_num_seqs=max_batch_users,
-        max_num_batched_tokens=max(_DEFAULTS.max_num_batched_tokens, max_batch_users),
+        max_num_batched_tokens=max(DEFAULTS.max_num_batched_tokens, max_batch_users),
     )
     try:
         uvloop.run(_serve(options, host, port))
@@ -108,7 +93,8 @@ def command(
 
 async def _serve(options: EngineOptions, host: str, port: int) -> None:
     stopped = _stop_on_signals()
-    server = EngineServer(RecommendationEngine(options), host, port)
+    engine = ReplicatedEngine(options) if options.replicas > 1 else RecommendationEngine(options)
+    server = EngineServer(engine, host, port)
     if host not in _LOOPBACK:
         log.warning("serving_beyond_this_machine", host=host, port=port)
     serving = asyncio.create_task(_serve_until(stopped, server))

@@ -78,6 +78,9 @@ def _check_generator(checker: Checker) -> None:
         right = f"must not be above {MAX_SLATE} with {checker.shown('generator.strategy')}"
         checker.refuse("generator.list_length", right)
     kind, url = checker.value("generator.kind"), checker.value("generator.url")
+    for key in ("tensor_parallel_size", "replicas"):
+        if kind != "vllm" and checker.value(f"generator.{key}") > 1:
+            checker.refuse(f"generator.{key}", f"must be 1 with {checker.shown('generator.kind')}")
     if kind == "server":
         if url is None:
             checker.refuse("generator.url", f"required by {checker.shown('generator.kind')}")

@@ -104,12 +104,20 @@ class GeneratorSettings(Struct, frozen=True, kw_only=True):
     """Users whose lists are made in one batch."""
     max_concurrent_batches: Annotated[int, Meta(ge=1, le=1_024)] = 4
     """Batches at the generator at once: a user who is due need not wait for those before."""
-    kv_cache_gib: Annotated[float, Meta(gt=0, le=4_096)] = 1.0
-    """Memory for the KV cache on the CPU, in GiB."""
-    memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.3
-    """Share of the device's memory the engine may take; on the CPU, the share that must be free at start."""
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Number format of weights and activations; auto is float32 on a CPU and bfloat16 on a GPU."""
+    kv_cache_gib: Annotated[float, Meta(gt=0, le=4_096)] | None = None
+    """Memory for the KV cache of each device, in GiB; where unset, 1 on a CPU, on a GPU what the weights leave."""
+    memory_utilization: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """Share of a GPU's memory the engine takes, 0.9 where unset."""
+    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """Number format of weights and activations; auto is bfloat16 on a GPU and for a checkpoint in awq, else float32."""
+    quantization: Literal["fp8", "fp8_per_channel", "fp8_per_block"] | None = None
+    """Keep the weights of linears in FP8, with one scale for all, each channel or each block; on a GPU only."""
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
+    """Number format of the KV cache; fp8 on a GPU only, for a model without time bias."""
+    tensor_parallel_size: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Devices that share each layer of the model."""
+    replicas: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Engines among which users are divided; each takes `tensor_parallel_size` devices."""
     request_timeout_seconds: Duration = 60.0
     """A batch that takes longer counts as a failure of the engine."""
     max_restarts: Annotated[int, Meta(ge=0, le=1_000)] = 5

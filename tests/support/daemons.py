@@ -248,7 +248,7 @@ async def inside(
     """
     with pytest.MonkeyPatch.context() as patch:
         if generator is not None:
-            patch.setattr(daemon_module, "generator_factory", lambda settings: generator)
+            patch.setattr(daemon_module, "generator_factory", lambda settings, replica: generator)
         running = Inside(deployment.settings(name, changes))
         try:
             if wait:
