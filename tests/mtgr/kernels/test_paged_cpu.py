@@ -47,7 +47,7 @@ def check(shape: Shape, atol: float = 5e-6) -> None:
     )
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     requests=requests,
     tile_queries=st.sampled_from([1, 7, 16, 64, 100]),
@@ -105,7 +105,7 @@ def test_half_precision_is_summed_in_single(dtype: torch.dtype, widths: tuple[in
 @pytest.mark.parametrize("number", [1e-7, 6e4, float("inf"), float("nan")])
 def test_any_float16_is_read_as_what_it_is(number: float) -> None:
     """The smallest, which are denormal, the largest, and what is no number."""
-    batch = PagedBatch(Shape(((0, 3),), 64, dtype=torch.float16, d_v=17))
+    batch = PagedBatch(Shape(((2, 1),), 64, dtype=torch.float16, d_v=17))
     batch.values[:] = number
     assert_close(
         batch.attend(paged_cpu.attend, batch.filled_cache(paged_cpu.store)),
