@@ -74,6 +74,10 @@ fuzz: setup ## Send 200,000 spoilt records through decoder and partition (ARGS="
 audit: setup ## Look for known weaknesses in every pinned package; needs the network, and fails where it has none.
 	@$(UV) tool run pip-audit --strict --disable-pip --no-deps --requirement constraints.txt $(ARGS)
 
+.PHONY: test-gpu
+test-gpu: setup ## The kernels on this machine's GPU, against their twins in plain torch.
+	@$(BIN)/python -m pytest tests/gpu $(ARGS)
+
 .PHONY: lint
 lint: setup ## Style, formatting, types and import rules.
 	@$(BIN)/ruff check .
