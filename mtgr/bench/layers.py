@@ -9,6 +9,8 @@ timed as captured graphs, so that no launch is waited for.
 from __future__ import annotations
 
 import functools
+import statistics
+import traceback
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mtgr.bench.ceilings import typical_seconds
+from mtgr.bench.ceilings import call_times
 from mtgr.bench.plan import BLOCK_SIZE, Plan
 from mtgr.bench.records import DENSE, HSTU, TRANSFORMER, Layer, Missing, RecordFile
 from mtgr.bench.work import layer_work
@@ -220,11 +222,11 @@ class _Comparison:
     ) -> None:
         plan, config = self.plan, self.config
         try:
-            seconds = typical_seconds(_captured(call, self.device), self.device)
-        except torch.OutOfMemoryError:
-            self.records.add(
-                Missing(plan.device, plan.preset, f"{name} at {length}", "does not fit in memory")
-            )
+            seconds = statistics.median(call_times(_captured(call, self.device), self.device))
+        except Exception as error:  # noqa: BLE001  the other layers are still to be measured
+            traceback.print_exc()
+            reason = f"{type(error).__name__}: {error}"[:300]
+            self.records.add(Missing(plan.device, plan.preset, f"{name} at {length}", reason))
             return
         work = layer_work(
             weights=weights,

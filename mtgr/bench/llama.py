@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mtgr.bench import probe
+from mtgr.bench.attempts import attempt
 from mtgr.bench.cases import TOP, Case
 from mtgr.bench.load import Callers, open_loop, saturate
 from mtgr.bench.ours import (
@@ -183,15 +184,18 @@ class _Run:
         settle()
         self._ask(probe.reset_memory)
         for case in self.cases:
-            times = await time_batches(
-                self._batches(case), self._serve, warm_ups=WARM_UPS, repeats=plan.repeats, grows=case.cached
-            )
-            work = batch_work(self.shape, case)
-            self.records.add(Row(plan.setting, _SYSTEM, case, times, work.bytes, work.operations))
+            await attempt(plan, self.records, f"{_SYSTEM} {case}", self._row(case))
         found = self._ask(probe.memory)[0]
         self.records.add(memory_record(plan, _SYSTEM, found, self.cache_gib))
         for case in self.cases:
-            await self._profile(case)
+            await attempt(plan, self.records, f"{_SYSTEM} {case}, profile", self._profile(case))
+
+    async def _row(self, case: Case) -> None:
+        times = await time_batches(
+            self._batches(case), self._serve, warm_ups=WARM_UPS, repeats=self.plan.repeats, grows=case.cached
+        )
+        work = batch_work(self.shape, case)
+        self.records.add(Row(self.plan.setting, _SYSTEM, case, times, work.bytes, work.operations))
 
     def _batches(self, case: Case) -> Callable[[int], list[dict[str, Any]]]:
         profile = self.plan.config.profile_id

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from mtgr.bench import probe
+from mtgr.bench.attempts import attempt
 from mtgr.bench.cases import TOP, Case
 from mtgr.bench.checkpoints import random_checkpoint
 from mtgr.bench.load import Callers, open_loop, saturate
@@ -112,13 +113,16 @@ class _Run:
             settle()
             await self._ask(probe.reset_memory)
             for case in self.cases:
-                await self._row(case)
-            await self._memory()
-            await self._load()
+                await self._try(str(case), self._row(case))
+            await self._try("memory", self._memory())
+            await self._try("load", self._load())
             for case in self.cases:
-                await self._profile(case)
+                await self._try(f"{case}, profile", self._profile(case))
         finally:
             await self.engine.close()
+
+    async def _try(self, what: str, step: Awaitable[None]) -> None:
+        await attempt(self.plan, self.records, f"{_SYSTEM} {what}", step)
 
     async def _row(self, case: Case) -> None:
         prepare = await self._batches(case)

@@ -142,6 +142,15 @@ class Layer(Struct, frozen=True, tag="layer"):
     operations: int
 
 
+class Finished(Struct, frozen=True, tag="finished"):
+    """A part of a run that came to its end: it is no longer missing."""
+
+    device: Device
+    preset: str
+    what: str
+    seconds: float
+
+
 class Missing(Struct, frozen=True, tag="missing"):
     """What a run was asked for and has not, and why."""
 
@@ -151,7 +160,7 @@ class Missing(Struct, frozen=True, tag="missing"):
     reason: str
 
 
-Record = Environment | Ceilings | Started | Row | DeviceTime | Memory | Load | Layer | Missing
+Record = Environment | Ceilings | Started | Row | DeviceTime | Memory | Load | Layer | Finished | Missing
 
 _decoder: Final = msgspec.json.Decoder(Record)
 

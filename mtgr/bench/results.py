@@ -11,6 +11,7 @@ from mtgr.bench.records import (
     Device,
     DeviceTime,
     Environment,
+    Finished,
     Layer,
     Load,
     Memory,
@@ -34,6 +35,11 @@ class Results:
         for record in records:
             if isinstance(record, Environment):
                 self.environments.append(record)
+            if isinstance(record, Row):
+                setting = record.setting
+                self._records.pop(
+                    _part_key(setting.device, setting.preset, f"{record.system} {record.case}"), None
+                )
             key = _key(record)
             self._records.pop(key, None)
             self._records[key] = record
@@ -101,6 +107,10 @@ def _setting_key(setting: Setting) -> tuple[Any, ...]:
     return (setting.device, setting.preset, setting.dtype, repr(sorted(setting.options.items())))
 
 
+def _part_key(device: Device, preset: str, what: str) -> tuple[Any, ...]:
+    return (Missing, device, preset, what)
+
+
 def _key(record: Record) -> tuple[Any, ...]:
     match record:
         case Row() | DeviceTime():
@@ -111,7 +121,7 @@ def _key(record: Record) -> tuple[Any, ...]:
             return (Started, _setting_key(record.setting), record.system, record.description)
         case Layer():
             return (Layer, record.device, record.dtype, record.name, record.length)
-        case Missing():
-            return (Missing, record.device, record.preset, record.what)
+        case Finished() | Missing():
+            return _part_key(record.device, record.preset, record.what)
         case _:
             return (type(record), record.device)

@@ -17,7 +17,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from mtgr.bench.plan import Plan, decode_plan, encode_plan
-from mtgr.bench.records import Device, Missing, RecordFile
+from mtgr.bench.records import Device, Finished, Missing, RecordFile
 
 CHECKPOINT: Final = "checkpoint"
 
@@ -60,6 +60,7 @@ def run_section(name: str, plan: Plan, seconds_left: float) -> str | None:
     limit = min(section.seconds, seconds_left)
     if limit < 10:
         return _missed(plan, name, "the run's time was up before it began")
+    began = time.monotonic()
     log = plan.out.with_suffix(".log")
     arguments = [sys.executable, "-m", "mtgr.bench.sections", name, encode_plan(plan)]
     with log.open("ab") as output:
@@ -71,6 +72,7 @@ def run_section(name: str, plan: Plan, seconds_left: float) -> str | None:
         finally:
             _end_group(child)
     if status == 0:
+        RecordFile(plan.out).add(Finished(plan.device, plan.preset, name, time.monotonic() - began))
         return None
     if status is None:
         return _missed(plan, name, f"given up after {limit:.0f} seconds")

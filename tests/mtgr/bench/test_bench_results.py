@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mtgr.bench.cases import parse_case
 from mtgr.bench.plan import Plan, decode_plan, encode_plan
 from mtgr.bench.probe import covered
-from mtgr.bench.records import Missing, RecordFile, Row, Setting, read_records
+from mtgr.bench.records import Finished, Missing, RecordFile, Row, Setting, read_records
 from mtgr.bench.results import Results
 from mtgr.bench.run import parts
 from mtgr.bench.sections import run_section
@@ -67,6 +67,13 @@ def test_a_part_that_fails_is_missing_with_its_own_words(tmp_path: Path) -> None
     assert isinstance(missing, Missing)
     assert missing.what == "checkpoint"
     assert "unknown preset 'teeny'" in missing.reason
+
+
+def test_what_is_measured_later_is_no_longer_missing() -> None:
+    """A run that is repeated where it failed leaves nothing behind of the failure."""
+    missing = [Missing("cuda", "seed-high", what, "why") for what in ("layers", "ours 64x200", "llama")]
+    results = Results([*missing, Finished("cuda", "seed-high", "layers", 9.0), row(1.0)])
+    assert [one.what for one in results.missing("cuda")] == ["llama"]
 
 
 def test_a_part_without_time_left_is_missing_and_not_begun(tmp_path: Path) -> None:
