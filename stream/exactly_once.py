@@ -81,15 +81,21 @@ class ExactlyOnce:
         name = transactional_id(self._settings.kafka.group_id, tp)
         try:
             await start(producer, self._settings.kafka)
+            self._producers[tp] = producer
+            offset = await self._committed_offset(tp)
         except (KafkaError, KafkaUnreachable) as error:
             raise Fatal(f"no transactions of {name} can be made: {_text(error)}") from error
-        self._producers[tp] = producer
+        log.debug("partition_claimed", partition=tp.partition, transactional_id=name, offset=offset)
+        return offset
+
+    async def _committed_offset(self, tp: TopicPartition) -> int:
         committed: int | None = await self._consumer.committed(tp)
         if committed is None:
-            committed = (await self._consumer.beginning_offsets([tp]))[tp]
-        else:  # ask the group; before the fencing this could have undone the commit of a transaction that was ending
-            await commit_offsets(self._consumer, {tp: committed})
-        log.debug("partition_claimed", partition=tp.partition, transactional_id=name, offset=committed)
+            beginning: int = (await self._consumer.beginning_offsets([tp]))[tp]
+            return beginning
+        # Ask the group whether the partition is ours, now that no transaction is under way: a commit that came
+        # between a transaction's offset and its end would stand above that.
+        await commit_offsets(self._consumer, {tp: committed})
         return committed
 
     async def release(self, tps: Iterable[TopicPartition]) -> None:

@@ -114,6 +114,7 @@ async def _latencies(settings: Settings, users: int, videos: int, rate: float, s
         settings.topics.lists,
         **client_options(settings.kafka),
         auto_offset_reset="latest",
+        isolation_level="read_committed",
         fetch_max_wait_ms=5,
     )
     async with connected(consumer, settings.kafka):

@@ -32,7 +32,10 @@ class EventLookup:
     async def open(cls, kafka: KafkaSettings) -> AsyncIterator[Self]:
         """Raises KafkaUnreachable where no broker answers."""
         consumer = AIOKafkaConsumer(
-            **client_options(kafka), enable_auto_commit=False, auto_offset_reset="earliest"
+            **client_options(kafka),
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level="read_committed",
         )
         async with connected(consumer, kafka):
             yield cls(consumer)
