@@ -265,7 +265,6 @@ def _attend(
             share = tl.cdiv(tl.cdiv(last, BLOCK_N), SPLITS) * BLOCK_N
             first_key = split * share
             last = tl.minimum(last, first_key + share)
-            full = tl.minimum(full, last)
         acc = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
     else:
         m = tl.arange(0, TILE)
@@ -285,13 +284,16 @@ def _attend(
     if by_time is not None:
         by_time += head * time_row
 
-    for start in tl.range(first_key, full, BLOCK_N, num_stages=LOOP_STAGES):
-        acc = _add_keys(
-            acc, q, positions, query_times, cache, lanes, blocks, start, last, by_position, by_time, cells,
-            scale, distances, D_QK, HEAD_SIZE, D_V, BLOCK_SIZE, CACHE_BLOCK, CACHE_ROW,
-            TILE, BLOCK_N, BLOCK_D, BLOCK_V, PACKED, MODE, False,
-        )  # fmt: skip
-    for start in tl.range(tl.maximum(first_key, full), last, BLOCK_N, num_stages=LOOP_STAGES):
+    if TILE > 1:
+        for start in tl.range(0, full, BLOCK_N, num_stages=LOOP_STAGES):
+            acc = _add_keys(
+                acc, q, positions, query_times, cache, lanes, blocks, start, last, by_position, by_time, cells,
+                scale, distances, D_QK, HEAD_SIZE, D_V, BLOCK_SIZE, CACHE_BLOCK, CACHE_ROW,
+                TILE, BLOCK_N, BLOCK_D, BLOCK_V, PACKED, MODE, False,
+            )  # fmt: skip
+        first_key = full
+    # for one query, whose keys memory has to bring anyway, a mask costs less than a loop of its own for the last ones
+    for start in tl.range(first_key, last, BLOCK_N, num_stages=LOOP_STAGES):
         acc = _add_keys(
             acc, q, positions, query_times, cache, lanes, blocks, start, last, by_position, by_time, cells,
             scale, distances, D_QK, HEAD_SIZE, D_V, BLOCK_SIZE, CACHE_BLOCK, CACHE_ROW,
