@@ -42,6 +42,21 @@ async def append(
     return int(metadata[-1].offset) + last
 
 
+async def last_values(
+    consumer: AIOKafkaConsumer, changelog: TopicPartition, begin: int, end: int
+) -> dict[bytes, bytes | None]:
+    """The last value of every key between two offsets; `consumer` belongs to no group and is used for this alone."""
+    consumer.assign([changelog])
+    consumer.seek(changelog, begin)
+    values: dict[bytes, bytes | None] = {}
+    while await consumer.position(changelog) < end:
+        fetched = await consumer.getmany(changelog, timeout_ms=1_000, max_records=_RESTORE_RECORDS)
+        for record in fetched.get(changelog, ()):
+            if record.offset < end:
+                values[record.key] = record.value
+    return values
+
+
 async def restore(
     consumer: AIOKafkaConsumer,
     changelog: TopicPartition,

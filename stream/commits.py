@@ -27,12 +27,14 @@ from stream.outgoing import (
     send_dead_letters,
     send_lists,
 )
-from stream.partition import CommitWork, Phase
+from stream.partition import CommitWork, Partition, Phase
 from stream.settings import Settings
+from stream.source import lone_consumer
 
 log = structlog.get_logger(__name__)
 
 _STOP_SECONDS: Final = 5.0
+_MEND_SECONDS: Final = 30.0
 
 
 class PartitionsLost(Exception):
@@ -96,6 +98,9 @@ class AtLeastOnce:
         self._producer: AIOKafkaProducer | None = None
         self._connected = asyncio.Event()
         self._session_seconds = settings.kafka.session_timeout_ms / 1000
+        self._gaps: dict[
+            Partition, int
+        ] = {}  # whose changelog holds records of somebody else, from an offset on
         self._accepted = float("-inf")  # when the last commit was asked for that the group accepted
 
     async def start(self) -> None:
@@ -138,12 +143,53 @@ class AtLeastOnce:
             ]
         )
         for part, end in zip((part for part in work if part.changes), ends, strict=True):
-            if part.partition.phase is not Phase.CLOSED:  # its files may be another daemon's by now
-                part.partition.store.apply(part.changes, end)
+            if part.partition.phase is Phase.CLOSED:  # its files may be another daemon's by now
+                continue
+            begin = part.partition.store.checkpoint
+            part.partition.store.apply(part.changes, end)
+            if end - begin != len(part.changes):
+                self._gaps.setdefault(part.partition, begin)
         await self._commit_offsets(
             {part.partition.tp: part.offset for part in work if part.offset is not None}
         )
+        for partition, begin in list(self._gaps.items()):
+            if partition.phase is not Phase.CLOSED:
+                await self._mend(producer, partition, begin)
+            del self._gaps[partition]
         return ()
+
+    async def _mend(self, producer: AIOKafkaProducer, partition: Partition, begin: int) -> None:
+        """Write again what somebody else has written over, from an offset of the changelog on.
+
+        The check before a write does not hold up a daemon that is suspended right behind it, nor what its client
+        still sends when the network is back. The owner sees that there are records between its own; its files say
+        what should stand there.
+        """
+        store, tp = partition.store, TopicPartition(self._changelog, partition.tp.partition)
+        while True:
+            end = store.checkpoint
+            consumer = lone_consumer(self._settings)
+            try:
+                async with asyncio.timeout(_MEND_SECONDS):
+                    await consumer.start()
+                    found = await changelog.last_values(consumer, tp, begin, end)
+            except TimeoutError:
+                log.warning("changelog_not_checked", partition=tp.partition, begin=begin, end=end)
+                return
+            finally:
+                await stop(consumer)
+            if partition.phase is Phase.CLOSED:
+                return
+            mended = [(key, value) for key, last in found.items() if (value := store.value(key)) != last]
+            if not mended:
+                return  # markers of transactions, compacted records, or an earlier try of the same cycle
+            log.error("changelog_overwritten", partition=tp.partition, keys=len(mended), begin=begin, end=end)
+            committed = await self._consumer.committed(partition.tp)
+            await self._commit_offsets({partition.tp: committed or 0})
+            store.apply((), await changelog.append(producer, tp, mended, time.time_ns() // 1_000_000))
+            begin = end
+            if store.checkpoint - begin == len(mended):
+                return
 
     async def _check_ownership(self, work: Sequence[CommitWork]) -> None:
         """Raise PartitionsLost unless the partitions are still this daemon's, by committing what is committed.
@@ -152,7 +198,7 @@ class AtLeastOnce:
         new owner. Written to the changelog, they would set it back, and nothing would ever mend that. Within half a
         session of a commit that the group accepted there is no such owner, and nothing is asked.
         """
-        if time.monotonic() - self._accepted < self._session_seconds / 2:
+        if _now() - self._accepted < self._session_seconds / 2:
             return
         await self._commit_offsets(
             {
@@ -167,7 +213,7 @@ class AtLeastOnce:
     async def _commit_offsets(self, offsets: dict[TopicPartition, int]) -> None:
         if not offsets:
             return
-        asked = time.monotonic()
+        asked = _now()
         await commit_offsets(self._consumer, offsets)
         self._accepted = asked
 
@@ -199,3 +245,8 @@ class AtLeastOnce:
             max_batch_size=BATCH_BYTES,
             max_request_size=REQUEST_BYTES,
         )
+
+
+def _now() -> float:
+    """Seconds that go on while the machine sleeps, which those of time.monotonic do not."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()

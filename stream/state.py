@@ -55,6 +55,9 @@ class StateStore(Protocol):
     def load(self, user_id: str) -> UserState | None:
         """A user's state, None for one never seen; raises CorruptState if what is stored does not read back."""
 
+    def value(self, key: bytes) -> bytes | None:
+        """What is stored under a key, None for nothing."""
+
     def apply(self, changes: Iterable[Change], checkpoint: int) -> None:
         """Write changes and move the checkpoint, both or neither."""
 
@@ -115,6 +118,10 @@ class RocksStore:
             return UserState.from_store(user_id, tail, self._db.get(keys) if keys else [])
         except Exception as error:
             raise self._unreadable(error) from error
+
+    def value(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._db.get(key)
+        return value
 
     def apply(self, changes: Iterable[Change], checkpoint: int) -> None:
         batch = WriteBatch(raw_mode=True)

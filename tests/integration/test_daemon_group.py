@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 
-from daemons import Deployment, Running
-from events import EventMaker, names
-from expectations import all_committed, all_served, changelog_states, check_durable
+from daemons import Deployment, Running, inside
+from events import EventMaker, all_outgoing, names
+from expectations import all_committed, all_served, changelog_states, check_durable, stored_states
 from generators import Script
-from records import read_to_end
+from records import Outgoing, produce, read_to_end
 from traffic import traffic
+
+from mtgr.reference import ReferenceRecommender
+from stream.stored import user_of_tail_key
 
 
 async def test_partitions_move_between_daemons_in_good_order(deployment: Deployment, engine: Script) -> None:
@@ -79,7 +82,7 @@ async def test_daemon_that_was_suspended_sets_nothing_back(deployment: Deploymen
     servers, topics = deployment.servers, deployment.names
     maker = EventMaker(seed=3, users=names("u", 200))
     # rare commits: it is frozen between two of them, with work of many users in hand
-    changes = {"stream.commit_interval_ms": 2_000}
+    changes = {"stream.commit_interval_ms": 2_000, "kafka.session_timeout_ms": 1_500}
     one, two = deployment.start("one", changes), deployment.start("two", changes)
     async with traffic(servers, topics.events, maker, at_once=50):
         await one.ready()
@@ -98,4 +101,34 @@ async def test_daemon_that_was_suspended_sets_nothing_back(deployment: Deploymen
     await two.drain()
     outcome = await all_served(servers, topics)
     outcome.check_lists(engine.reference)
+    outcome.check_state(changelog_states(await read_to_end(servers, topics.changelog)))
+
+
+async def test_owner_writes_again_what_another_daemon_wrote_over(
+    deployment: Deployment, reference: ReferenceRecommender
+) -> None:
+    """What a daemon that lost its partitions writes all the same, because it was suspended behind its check, is seen
+    by the owner and set right by its next commit."""
+    servers, topics = deployment.servers, deployment.names
+    maker = EventMaker(seed=6, users=names("u", 10))
+    async with inside(deployment, generator=Script(reference).make):
+        await produce(servers, topics.events, all_outgoing(maker.each()))
+        await all_served(servers, topics)
+        await all_committed(servers, topics)
+        stale = {r.key: r for r in await read_to_end(servers, topics.changelog) if user_of_tail_key(r.key)}
+        await produce(servers, topics.events, all_outgoing(maker.each()))
+        await all_served(servers, topics)
+        await all_committed(servers, topics)
+        late = [Outgoing(r.key, r.value, partition=r.partition) for r in stale.values()]
+        await produce(servers, topics.changelog, late)
+        # one more event in each partition: those of the other users are set right all the same
+        partitions = {record.partition: user_of_tail_key(key) for key, record in stale.items()}
+        more = [
+            next(event for event in maker.each() if event.user_id == user) for user in partitions.values()
+        ]
+        await produce(servers, topics.events, all_outgoing(more))
+        await all_served(servers, topics)
+        await all_committed(servers, topics)
+    outcome = await all_served(servers, topics)
+    outcome.check_state(stored_states(deployment.state_directory(), topics))
     outcome.check_state(changelog_states(await read_to_end(servers, topics.changelog)))

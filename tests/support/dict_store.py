@@ -25,6 +25,9 @@ class DictStore:
             user_id, tail, [self.values.get(key) for key in stored_keys(user_id, tail)]
         )
 
+    def value(self, key: bytes) -> bytes | None:
+        return self.values.get(key)
+
     def apply(self, changes: Iterable[Change], checkpoint: int) -> None:
         for key, value in changes:
             if value is None:
