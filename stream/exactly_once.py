@@ -130,10 +130,12 @@ class ExactlyOnce:
         abandoned = []
         for part, task in zip(work, running, strict=True):
             self._transactions.pop(part.partition.tp, None)
-            if task.cancelled() or (error := task.exception()) is None:
-                self._failing_since.pop(part.partition.tp, None)
-                continue
-            self._judge(part, error)
+            if not task.cancelled():  # as it is when its partition was released meanwhile
+                error = task.exception()
+                if error is None:
+                    self._failing_since.pop(part.partition.tp, None)
+                    continue
+                self._judge(part, error)
             abandoned.append(part)
         return abandoned
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from aiokafka import TopicPartition
 from checkpoints import tiny_checkpoint
 from click.testing import CliRunner
 from daemons import Deployment, deployed, inside
@@ -29,9 +30,11 @@ from mtgr.errors import InputError
 from mtgr.reference import ReferenceRecommender
 from stream.commands.topics import command as topics_command
 from stream.demo.broker import KafkaUnavailable
+from stream.errors import Fatal
 from stream.permissions import daemon_permissions
 from stream.settings import Settings, load_settings
 from stream.topics import ensure_topics, review_topics
+from stream.transactions import transactional_id
 
 USERS = ["ada", "béa", "cy"]
 
@@ -361,6 +364,41 @@ async def test_the_listed_permissions_are_enough_and_each_is_needed(
         await daemon.until(lambda: daemon.metric("owed_users") == 0, "every list")
     async with inside(guarded, "second", changes, generator=script.make) as daemon:  # restores
         assert daemon.metric("restored_records_total") > 0
+
+
+async def test_exactly_once_needs_its_transactional_ids_and_no_more(
+    broker: SecureBroker, guarded: Deployment, reference_model: ReferenceRecommender
+) -> None:
+    """Without Write on the transactional ids a daemon ends and names one; with it, it does all its work."""
+    user = "lacking-13"
+    changes = {**broker.plain(user), "stream.delivery": "exactly_once"}
+    needed = daemon_permissions(guarded.settings())
+    await broker.grant((user, one.resource, one.name, one.operation) for one in needed)
+    script = Script(reference_model)
+    refusals = []
+
+    async def runs() -> bool:
+        try:
+            async with inside(guarded, changes=changes, generator=script.make):
+                await consume(broker.servers, guarded.names.lists, 1)
+                return True
+        except (Fatal, InputError) as error:
+            refusals.append(str(error))
+            return False
+
+    await produce(broker.servers, guarded.names.events, all_outgoing(EventMaker(1, USERS).take(5)))
+
+    async def refused() -> bool:
+        return not await runs() and "transactions of" in refusals[-1]
+
+    await eventually(refused, "the refusal of transactions")
+    ids = [
+        transactional_id(guarded.names.group, TopicPartition(guarded.names.events, number))
+        for number in (0, 1)
+    ]
+    assert any(one in refusals[-1] for one in ids)
+    await broker.grant((user, "transactional id", one, "Write") for one in ids)
+    await eventually(runs, "the first list")
 
 
 async def test_all_that_is_missing_is_named_at_once(broker: SecureBroker, guarded: Deployment) -> None:
