@@ -18,6 +18,12 @@ _PROGRAMS: Final = 264
 
 _MOST_SPLITS: Final = 16
 
+MOST_PROGRAMS: Final = 2112
+"""Programs of a launch for tiles of many queries, sixteen for each multiprocessor, which then go on from tile to tile:
+a graph has tiles for the worst cut of its tokens, and a program for each that there is not would cost more than some
+that there are. Tiles of one query are hardly ever padding, and balance best if the GPU hands them out.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class TileLaunch:

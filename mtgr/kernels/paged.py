@@ -40,9 +40,9 @@ class PagedStep:
 
     query_starts: (requests + 1,) offsets of each request's new tokens in the step; lengths: (requests,) tokens of each
     request, the new ones included; block_table: (requests, blocks) cache blocks, anything past a request's own; tiles:
-    (tiles, 2) a request, or PADDING, and the first query of the tile among its new tokens. A tile has at most
-    `tile_queries` queries, consecutive ones of one request, so that the work of a kernel follows the tokens and not
-    the longest request.
+    (tiles, 2) a request and the first query of the tile among its new tokens, or PADDING, behind all that is none. A
+    tile has at most `tile_queries` queries, consecutive ones of one request, so that the work of a kernel follows the
+    tokens and not the longest request.
     """
 
     query_starts: Tensor

@@ -27,7 +27,7 @@ from mtgr.kernels.device_functions import (
     write_lanes,
     write_numbers,
 )
-from mtgr.kernels.launches import TileLaunch, row_launch, silu_mode, tile_launch
+from mtgr.kernels.launches import MOST_PROGRAMS, TileLaunch, row_launch, silu_mode, tile_launch
 from mtgr.kernels.paged import TIME_LANES, BiasTables, PagedStep
 from mtgr.kernels.time_cells import cells_on
 
@@ -76,7 +76,8 @@ def attend(
     splits = launch.splits if single else 1
     # programs that share a row of the output leave their sums side by side, and the last pass adds them in order
     target = output if splits == 1 else output.new_empty((tiles, splits, heads, d_v), dtype=torch.float32)
-    _attend[(tiles * splits * heads,)](
+    total = tiles * splits * heads
+    _attend[(total if single else min(total, MOST_PROGRAMS),)](
         query,
         kv_cache,
         target,
@@ -93,6 +94,7 @@ def attend(
         step.block_table.stride(0),
         0 if by_position is None else by_position.stride(0),
         0 if by_time is None else by_time.stride(0),
+        total,
         HEADS=heads,
         SPLITS=splits,
         D_QK=d_qk,
@@ -189,10 +191,78 @@ def _packed(query: Tensor, kv_cache: Tensor, d_qk: int) -> bool:
 
 # a launch is not to be compiled anew where one of these happens to be a multiple of 16
 @triton.jit(
-    do_not_specialize=["table_row"],
+    do_not_specialize=["table_row", "total"],
     do_not_specialize_on_alignment=["query_starts", "lengths", "block_table", "tiles"],
 )
 def _attend(
+    query,
+    cache,
+    output,
+    query_starts,
+    lengths,
+    block_table,
+    tiles,
+    by_position,
+    by_time,
+    cells,
+    scale,
+    normalizer,
+    distances,
+    table_row,
+    position_row,
+    time_row,
+    total,
+    HEADS: tl.constexpr,
+    SPLITS: tl.constexpr,
+    D_QK: tl.constexpr,
+    HEAD_SIZE: tl.constexpr,
+    D_V: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr,
+    CACHE_BLOCK: tl.constexpr,
+    CACHE_HEAD: tl.constexpr,
+    CACHE_ROW: tl.constexpr,
+    QUERY_TOKEN: tl.constexpr,
+    QUERY_HEAD: tl.constexpr,
+    OUT_TOKEN: tl.constexpr,
+    OUT_HEAD: tl.constexpr,
+    TILE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    LOOP_STAGES: tl.constexpr,
+    BYTES: tl.constexpr,
+    PACKED: tl.constexpr,
+    MODE: tl.constexpr,
+):
+    work = tl.program_id(0)
+    request = tl.load(tiles + 2 * (work // (HEADS * SPLITS)))
+    if TILE == 1:
+        if request >= 0:
+            _attend_tile(
+                work, request, query, cache, output, query_starts, lengths, block_table, tiles,
+                by_position, by_time, cells, scale, normalizer, distances, table_row, position_row,
+                time_row, HEADS, SPLITS, D_QK, HEAD_SIZE, D_V, BLOCK_SIZE, CACHE_BLOCK, CACHE_HEAD,
+                CACHE_ROW, QUERY_TOKEN, QUERY_HEAD, OUT_TOKEN, OUT_HEAD, TILE, BLOCK_N, BLOCK_D,
+                BLOCK_V, LOOP_STAGES, BYTES, PACKED, MODE,
+            )  # fmt: skip
+    else:
+        # padding is behind all tiles that there are: where it begins, nothing is left to do
+        while request >= 0:
+            _attend_tile(
+                work, request, query, cache, output, query_starts, lengths, block_table, tiles,
+                by_position, by_time, cells, scale, normalizer, distances, table_row, position_row,
+                time_row, HEADS, SPLITS, D_QK, HEAD_SIZE, D_V, BLOCK_SIZE, CACHE_BLOCK, CACHE_HEAD,
+                CACHE_ROW, QUERY_TOKEN, QUERY_HEAD, OUT_TOKEN, OUT_HEAD, TILE, BLOCK_N, BLOCK_D,
+                BLOCK_V, LOOP_STAGES, BYTES, PACKED, MODE,
+            )  # fmt: skip
+            work += tl.num_programs(0)
+            request = tl.load(tiles + 2 * (work // (HEADS * SPLITS)), mask=work < total, other=-1)
+
+
+@triton.jit
+def _attend_tile(
+    work,
+    request,
     query,
     cache,
     output,
@@ -231,13 +301,12 @@ def _attend(
     PACKED: tl.constexpr,
     MODE: tl.constexpr,
 ):
-    program = tl.program_id(0)
+    """One tile of one head, or, of a single query, one part of its keys."""
+    d = tl.arange(0, BLOCK_D)
+    e = tl.arange(0, BLOCK_V)
     # heads stand side by side: programs that run together read one stretch of memory
-    head = program % HEADS
-    tile = program // (HEADS * SPLITS)
-    request = tl.load(tiles + 2 * tile)
-    if request < 0:
-        return
+    head = work % HEADS
+    tile = work // (HEADS * SPLITS)
     first = tl.load(tiles + 2 * tile + 1)
     begin = tl.load(query_starts + request)
     new = tl.load(query_starts + request + 1) - begin
@@ -245,73 +314,58 @@ def _attend(
     count = tl.minimum(TILE, new - first)
     token = (begin + first).to(tl.int64)
     blocks = block_table + request.to(tl.int64) * table_row
-    cache += head * CACHE_HEAD
-    d = tl.arange(0, BLOCK_D)
-    # keys up to `full` are seen by all queries and come in whole blocks; keys from `last` on by none
-    first_key = 0
-    full = (position + 1) // BLOCK_N * BLOCK_N
+    own = cache + head * CACHE_HEAD
+    lanes = as_bytes(own) if BYTES else own
+    position_biases = None if by_position is None else by_position + head * position_row
+    time_biases = None if by_time is None else by_time + head * time_row
+    row = query + token * QUERY_TOKEN + head * QUERY_HEAD
+    # keys from `last` on are seen by no query of the tile
     last = position + count
-    lanes = as_bytes(cache) if BYTES else cache
-
     if TILE == 1:
-        row = query + token * QUERY_TOKEN + head * QUERY_HEAD
         q = tl.load(row + d, mask=d < D_QK, other=0.0).to(tl.float32)  # (BLOCK_D,)
         positions = position
-        query_times = 0
-        if by_time is not None:
-            query_times = load_time(row + D_QK, token >= 0, PACKED)
+        query_times = 0 if by_time is None else load_time(row + D_QK, token >= 0, PACKED)
+        first_key = 0
         if SPLITS > 1:
-            split = (program // HEADS) % SPLITS
             share = tl.cdiv(tl.cdiv(last, BLOCK_N), SPLITS) * BLOCK_N
-            first_key = split * share
+            first_key = (work // HEADS) % SPLITS * share
             last = tl.minimum(last, first_key + share)
         acc = tl.zeros([BLOCK_N, BLOCK_V], tl.float32)
     else:
         m = tl.arange(0, TILE)
-        rows = query + token * QUERY_TOKEN + head * QUERY_HEAD + m[:, None] * QUERY_TOKEN
+        rows = row + m[:, None] * QUERY_TOKEN
         q = tl.load(rows + d[None, :], mask=(m[:, None] < count) & (d[None, :] < D_QK), other=0.0)
         if MODE == PORTABLE:
             q = q.to(tl.float32)
         elif BYTES:  # FP8 becomes float16 in one instruction, bfloat16 in many
             q = q.to(tl.float16)
         positions = (position + m)[:, None]  # (TILE, 1)
-        query_times = 0
-        if by_time is not None:
-            query_times = load_time(rows + D_QK, m[:, None] < count, PACKED)
+        query_times = 0 if by_time is None else load_time(rows + D_QK, m[:, None] < count, PACKED)
         acc = tl.zeros([TILE, BLOCK_V], tl.float32)
-    if by_position is not None:
-        by_position += head * position_row
-    if by_time is not None:
-        by_time += head * time_row
-
-    if TILE > 1:
-        for start in tl.range(0, full, BLOCK_N, num_stages=LOOP_STAGES):
+        # keys up to here are seen by all queries of the tile, and come in whole blocks
+        first_key = (position + 1) // BLOCK_N * BLOCK_N
+        for start in tl.range(0, first_key, BLOCK_N, num_stages=LOOP_STAGES):
             acc = _add_keys(
-                acc, q, positions, query_times, cache, lanes, blocks, start, last, by_position, by_time, cells,
-                scale, distances, D_QK, HEAD_SIZE, D_V, BLOCK_SIZE, CACHE_BLOCK, CACHE_ROW,
+                acc, q, positions, query_times, own, lanes, blocks, start, last, position_biases, time_biases,
+                cells, scale, distances, D_QK, HEAD_SIZE, D_V, BLOCK_SIZE, CACHE_BLOCK, CACHE_ROW,
                 TILE, BLOCK_N, BLOCK_D, BLOCK_V, PACKED, MODE, False,
             )  # fmt: skip
-        first_key = full
-    # for one query, whose keys memory has to bring anyway, a mask costs less than a loop of its own for the last ones
+    # for one query, whose keys memory has to bring anyway, a mask costs less than a loop of its own for the last
     for start in tl.range(first_key, last, BLOCK_N, num_stages=LOOP_STAGES):
         acc = _add_keys(
-            acc, q, positions, query_times, cache, lanes, blocks, start, last, by_position, by_time, cells,
-            scale, distances, D_QK, HEAD_SIZE, D_V, BLOCK_SIZE, CACHE_BLOCK, CACHE_ROW,
+            acc, q, positions, query_times, own, lanes, blocks, start, last, position_biases, time_biases,
+            cells, scale, distances, D_QK, HEAD_SIZE, D_V, BLOCK_SIZE, CACHE_BLOCK, CACHE_ROW,
             TILE, BLOCK_N, BLOCK_D, BLOCK_V, PACKED, MODE, True,
         )  # fmt: skip
-
     acc *= normalizer
-    e = tl.arange(0, BLOCK_V)
+    out = output + token * OUT_TOKEN + head * OUT_HEAD
     if TILE > 1:
-        out = output + token * OUT_TOKEN + head * OUT_HEAD + m[:, None] * OUT_TOKEN + e[None, :]
-        tl.store(out, acc.to(output.dtype.element_ty), mask=(m[:, None] < count) & (e[None, :] < D_V))
+        inside = (m[:, None] < count) & (e[None, :] < D_V)
+        tl.store(out + m[:, None] * OUT_TOKEN + e[None, :], acc.to(output.dtype.element_ty), mask=inside)
     else:
-        total = tl.sum(acc, 0)
         if SPLITS > 1:
-            out = output + program.to(tl.int64) * D_V + e  # (tiles, splits, heads, d_v)
-        else:
-            out = output + token * OUT_TOKEN + head * OUT_HEAD + e
-        tl.store(out, total.to(output.dtype.element_ty), mask=e < D_V)
+            out = output + work.to(tl.int64) * D_V  # (tiles, splits, heads, d_v)
+        tl.store(out + e, tl.sum(acc, 0).to(output.dtype.element_ty), mask=e < D_V)
 
 
 @triton.jit

@@ -100,6 +100,13 @@ def test_any_number_of_programs_may_share_a_row(splits: int) -> None:
     check(shape, TileLaunch(64, warps=4, stages=3, splits=splits))
 
 
+def test_programs_go_on_from_tile_to_tile() -> None:
+    """With more tiles and heads than a launch has programs, and with more padding."""
+    check(
+        Shape(tuple((user, 70) for user in range(64)), 16, heads=16, d_qk=64, d_v=64, dtype=BF16, padding=900)
+    )
+
+
 def test_silu_by_tanh_is_near() -> None:
     """Half the instructions of the special function unit cost less than bfloat16 does."""
     shape = Shape(MIXED, 64, heads=4, d_qk=64, d_v=64, dtype=BF16)

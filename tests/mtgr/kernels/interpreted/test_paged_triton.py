@@ -117,6 +117,12 @@ def test_widths_of_keys_and_values_may_differ(d_qk: int, d_v: int) -> None:
     check_attend(Shape(((20, 17),), 32, d_qk=d_qk, d_v=d_v), 1e-5)
 
 
+def test_programs_go_on_from_tile_to_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are more tiles than programs at once, whether padding or not."""
+    monkeypatch.setattr(paged_triton, "MOST_PROGRAMS", 3)
+    check_attend(Shape(((0, 40), (3, 1), (20, 17)), 16, padding=7), 2e-6)
+
+
 def test_padding_is_not_computed() -> None:
     """What no tile covers is left as it was."""
     batch = PagedBatch(Shape(((3, 20),), padding=3))
