@@ -29,6 +29,7 @@ from stream.generation import Generator, generator_factory
 from stream.kafka import start, stop
 from stream.observability import Health, HttpEndpoint, Metrics
 from stream.partition import Partition, PartitionSettings
+from stream.retention import RetentionRules
 from stream.settings import Settings
 from stream.source import Source, events_consumer, lone_consumer, read_record
 from stream.state import RocksMemory
@@ -42,6 +43,7 @@ from stream.videos import VideoTable
 log = structlog.get_logger(__name__)
 
 _MIB: Final = 1 << 20
+_DAY_MS: Final = 86_400_000
 _GC_THRESHOLDS: Final = (50_000, 20, 100)
 _LAST_COMMIT_SECONDS: Final = 5.0
 
@@ -252,6 +254,7 @@ class Daemon:
                 max_event_bytes=settings.stream.max_event_bytes,
                 cache_bytes=settings.state.cache_mebibytes * _MIB,
                 model=ModelVersion(model.name, model.version),
+                retention=_retention(settings),
             ),
             self.metrics,
             self.health,
@@ -287,6 +290,13 @@ class Daemon:
             max_bytes=stream.max_in_flight_mebibytes * _MIB,
             max_owed=stream.max_owed_requests,
         )
+
+
+def _retention(settings: Settings) -> RetentionRules:
+    days, mebibytes = settings.state.ttl_days, settings.state.max_partition_mebibytes
+    return RetentionRules(
+        None if days is None else round(days * _DAY_MS), None if mebibytes is None else mebibytes * _MIB
+    )
 
 
 async def _first(tasks: set[asyncio.Future[Any]]) -> None:

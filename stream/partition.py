@@ -19,11 +19,13 @@ from schemas.events import Favorite, Forget, Like, Profile, Share, Watch
 from schemas.lists import ModelVersion, RecommendationList, RecommendedVideo, TriggerEvent
 from stream.dead_letters import DeadRecord
 from stream.outgoing import OutgoingList
+from stream.retention import Retention, RetentionRules
 from stream.sequences import UserState, list_id
 from stream.state import StateCache, StateStore
 from stream.stored import Change
 from stream.triggers import TriggerQueue, TriggerRules
 
+_SWEPT_USERS: Final = 500  # in one commit cycle: a millisecond or two
 _TRACEPARENT: Final = "traceparent"
 _KINDS: Final = (Watch, Like, Favorite, Share, Profile, Forget)
 _TAGS: Final = {kind: str(kind.__struct_config__.tag) for kind in _KINDS}
@@ -58,6 +60,7 @@ class PartitionSettings(Struct, frozen=True):
     max_event_bytes: int
     cache_bytes: int
     model: ModelVersion
+    retention: RetentionRules = RetentionRules()
 
 
 class PendingList(Struct, frozen=True):
@@ -115,6 +118,9 @@ class Partition:
         self.in_flight = 0
         self.idle = asyncio.Event()  # no list of this partition is being made
         self.idle.set()
+        self._retention = Retention(settings.retention)
+        self._swept: str | None = None  # the user whom the pass under way has come to
+        self._sweeping = False
         self._folded_bytes = 0
         self._settings = settings
         self._committed_offset: int | None = None
@@ -177,7 +183,7 @@ class Partition:
             if record.offset <= state.offset:
                 continue  # folded in before a restart that came between its commit and the offset's
             if type(event) is Profile:  # isinstance takes 5 % of the fold
-                if state.fold_profile(event):
+                if state.fold_profile(event, record.timestamp):
                     dirty[user_id] = state
                     other_bytes += len(state.profile)
                 else:
@@ -198,6 +204,7 @@ class Partition:
                 counts.duplicates += 1
         if records:
             self.next_offset = records[-1].offset + 1
+            self._retention.advance(records[-1].timestamp)
         self._folded_bytes += nbytes
         self.uncommitted_bytes += nbytes
         self.cache.grew(40 * len(records) + other_bytes)
@@ -285,6 +292,7 @@ class Partition:
 
     def take_work(self) -> CommitWork | None:
         """Everything since the last call that a commit must make durable; None if nothing happened."""
+        self._sweep()
         offset = self.next_offset
         if not self._dirty and not self._dead and offset == self._committed_offset:
             return None
@@ -297,6 +305,26 @@ class Partition:
         lists, self._lists = self._lists, []
         nbytes, self._folded_bytes = self._folded_bytes, 0
         return CommitWork(self, changes, states, dead, lists, offset, self._committed_offset, nbytes)
+
+    def _sweep(self) -> None:
+        """Look at the next few users and let go of those who were silent for too long; nobody who is owed a list."""
+        retention = self._retention
+        if not self._sweeping:
+            if not retention.is_due:
+                return
+            retention.begin_pass()
+            self._swept, self._sweeping = None, True
+        tails = self.store.tails(self._swept, _SWEPT_USERS)
+        for user_id, tail in tails:
+            if not retention.lets_go(tail.last_ms, tail.nbytes) or tail.unserved:
+                continue
+            state = self.cache.get(user_id)  # it may have been heard of since
+            if not state.pinned and state.last_ms < retention.horizon_ms and state.forget(state.offset):
+                self._dirty[user_id] = state
+        self._swept = tails[-1][0] if tails else None
+        if len(tails) < _SWEPT_USERS:
+            retention.end_pass()
+            self._sweeping = False
 
     def committed(self, work: CommitWork) -> None:
         """The work is durable and its offset committed."""

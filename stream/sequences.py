@@ -33,6 +33,8 @@ from stream.stored import (
 )
 
 _BLOCK_BYTES: Final = BLOCK_EVENTS * RECORD_BYTES
+_KEY_BYTES: Final = 5  # of a block's key beside the user id
+_NUMBERS_BYTES: Final = 45  # of a tail record, roughly
 
 
 def list_id(user_id: str, event_id: str) -> str:
@@ -57,6 +59,7 @@ class UserState:
         "dirty",
         "event_id",
         "first_block",
+        "last_ms",
         "offset",
         "profile",
         "profile_ms",
@@ -87,6 +90,7 @@ class UserState:
         self.session_id: str | None = None
         self.traceparent: bytes | None = None
         self.profile = b""
+        self.last_ms = 0  # the newest time told, none later than its arrival
         self.profile_ms = -1  # of the event that told the profile; none has yet
         self.dirty = False  # changed since the last call of changes()
         self.writing = 0  # calls of changes() whose result is not yet in the store
@@ -133,6 +137,7 @@ class UserState:
         self.videos += video
         self.event_id = event_id
         self.timestamp_ms = event.timestamp_ms
+        self.last_ms = max(self.last_ms, min(event.timestamp_ms, arrived_ms))
         if event.session_id is not None:
             self.session_id = event.session_id
         self.traceparent = traceparent
@@ -147,7 +152,7 @@ class UserState:
             self.cut(max_events)
         return True
 
-    def fold_profile(self, event: Profile) -> bool:
+    def fold_profile(self, event: Profile, arrived_ms: int) -> bool:
         """Take what is known of the user now; False if it is older than what is held, or no other.
 
         No list is owed for it: the next one is made with it.
@@ -159,6 +164,7 @@ class UserState:
             return False
         self.profile = profile
         self.profile_ms = event.timestamp_ms
+        self.last_ms = max(self.last_ms, min(event.timestamp_ms, arrived_ms))
         self.dirty = self._profile_changed = True
         return True
 
@@ -189,7 +195,7 @@ class UserState:
         self._sealed.clear()
         self._tail_videos = 0
         self.records, self.videos = bytearray(), bytearray()
-        self.unserved = self.asked = self.unserved_since_ms = self.timestamp_ms = 0
+        self.unserved = self.asked = self.unserved_since_ms = self.timestamp_ms = self.last_ms = 0
         self.event_id, self.session_id, self.traceparent = "", None, None
         if self.profile_ms >= 0:
             self.profile, self.profile_ms = b"", -1
@@ -287,8 +293,17 @@ class UserState:
                 bytes(self.records[sealed_blocks * _BLOCK_BYTES :]),
                 bytes(self.videos[self._tail_videos :]),
                 self.profile_ms >= 0,
+                self.last_ms,
+                self._stored_bytes(),
             )
         )
+
+    def _stored_bytes(self) -> int:
+        """What is stored of the user, keys included and headers of records not."""
+        keys = 2 + len(self.records) // _BLOCK_BYTES
+        own = len(self.records) + len(self.videos) + len(self.profile)
+        texts = len(self.event_id) + len(self.session_id or "") + len(self.traceparent or b"")
+        return own + texts + keys * (len(self.user_id.encode()) + _KEY_BYTES) + _NUMBERS_BYTES
 
     @classmethod
     def from_store(cls, user_id: str, tail: Tail, values: list[bytes | None]) -> UserState:
@@ -321,6 +336,7 @@ class UserState:
         state.unserved_since_ms = tail.unserved_since_ms
         state.event_id = tail.event_id
         state.timestamp_ms = tail.timestamp_ms
+        state.last_ms = tail.last_ms
         state.session_id = tail.session_id
         state.traceparent = tail.traceparent
         return state

@@ -28,7 +28,7 @@ from rocksdict import (
 )
 
 from stream.sequences import UserState
-from stream.stored import Change, CorruptState, read_tail, stored_keys, tail_key, user_of_tail_key
+from stream.stored import Change, CorruptState, Tail, read_tail, stored_keys, tail_key, user_of_tail_key
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +63,9 @@ class StateStore(Protocol):
 
     def scan(self) -> Iterator[tuple[str, bool]]:
         """Every user, and whether a list is owed to them; raises CorruptState."""
+
+    def tails(self, after: str | None, count: int) -> list[tuple[str, Tail]]:
+        """The next so many users in the order of the store, after that one, and their tail records; CorruptState."""
 
     def close(self) -> None:
         """Flush to disk and close."""
@@ -146,6 +149,19 @@ class RocksStore:
                 yield user_id, read_tail(value).unserved > 0
         except Exception as error:
             raise self._unreadable(error) from error
+
+    def tails(self, after: str | None, count: int) -> list[tuple[str, Tail]]:
+        found: list[tuple[str, Tail]] = []
+        start = tail_key(after) + b"\0" if after is not None else tail_key("")
+        try:
+            for key, value in self._db.items(from_key=start):
+                user_id = user_of_tail_key(key)
+                if user_id is None or len(found) == count:
+                    break
+                found.append((user_id, read_tail(value)))
+        except Exception as error:
+            raise self._unreadable(error) from error
+        return found
 
     def wipe(self) -> None:
         """Begin again with an empty store."""

@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from stream.errors import Fatal
 
@@ -56,6 +57,10 @@ class Tail(Struct, frozen=True, array_like=True):
     records: bytes
     videos: bytes
     has_profile: bool
+    last_ms: int = 0
+    """The newest time that an event or a profile of the user told, none later than its arrival."""
+    nbytes: int = 0
+    """What is stored of the user, keys included."""
 
 
 class StoredProfile(Struct, frozen=True, array_like=True):
@@ -72,8 +77,11 @@ class _Versioned(Struct, frozen=True, array_like=True):
 
 _Stored = TypeVar("_Stored")
 
-VERSION: Final = 2
-"""Of the records kept here; those of another are refused."""
+VERSION: Final = 3
+"""Of the records kept here. Those of OLDEST_VERSION are read too, and written as this one when they change."""
+
+OLDEST_VERSION: Final = 2
+_BLOCK_ESTIMATE: Final = 700  # bytes of a block and its key, which records of version 2 do not tell
 
 encode: Final = msgspec.msgpack.Encoder().encode
 _decode_version = msgspec.msgpack.Decoder(_Versioned).decode
@@ -86,8 +94,12 @@ class CorruptState(Fatal):
 
 
 def read_tail(value: bytes) -> Tail:
-    """Decode a tail record; raises CorruptState if it is none or of another version."""
-    return _read(value, _decode_tail, "tail record")
+    """Decode a tail record; raises CorruptState if it is none or of a version that is not read here."""
+    tail = _read(value, _decode_tail, "tail record")
+    if tail.version >= VERSION:
+        return tail
+    nbytes = len(value) + tail.sealed_blocks * _BLOCK_ESTIMATE
+    return replace(tail, version=VERSION, last_ms=tail.timestamp_ms, nbytes=nbytes)
 
 
 def read_profile(value: bytes | None, user_id: str) -> StoredProfile:
@@ -100,8 +112,11 @@ def read_profile(value: bytes | None, user_id: str) -> StoredProfile:
 def _read(value: bytes, decode: Callable[[bytes], _Stored], noun: str) -> _Stored:
     try:
         version = _decode_version(value).version  # first: another version may have other fields
-        if version != VERSION:
-            raise CorruptState(f"{noun} has version {version}, this program reads {VERSION}")
+        if not OLDEST_VERSION <= version <= VERSION:
+            other = "a newer program wrote it" if version > VERSION else "an older program wrote it"
+            raise CorruptState(
+                f"{noun} has version {version}, this program reads {OLDEST_VERSION} to {VERSION}: {other}"
+            )
         return decode(value)
     except msgspec.MsgspecError as error:
         raise CorruptState(f"{noun} of {len(value)} bytes: {error}") from error

@@ -142,6 +142,10 @@ class StateSettings(Struct, frozen=True, kw_only=True):
     """Directory of the local state; kept over restarts, so that only the changelog's tail is restored."""
     max_events: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     """Events kept for a user; the checkpoint's own limit where unset."""
+    ttl_days: Annotated[float, Meta(gt=0, le=36_500)] | None = None
+    """Users silent for longer, by the time of the stream, are forgotten; nobody where unset."""
+    max_partition_mebibytes: Annotated[int, Meta(ge=1, le=1_048_576)] | None = None
+    """State of a partition, uncompressed, in MiB, above which the most silent users are forgotten; any if unset."""
     cache_mebibytes: Annotated[int, Meta(ge=1, le=1_048_576)] = 256
     """Memory for sequences kept at hand, in MiB."""
     store_mebibytes: Annotated[int, Meta(ge=8, le=1_048_576)] = 128

@@ -15,8 +15,8 @@ from tools import settings_for
 
 from mtgr.datasets import OnInvalid, SkippedRecords
 from mtgr.errors import InputError
-from schemas.codecs import JSON, MESSAGEPACK
-from schemas.events import Event
+from schemas.codecs import JSON, MESSAGEPACK, encode_event
+from schemas.events import Event, Forget
 from stream.kafka import KafkaUnreachable
 from stream.tools.topic_log import collect_topic, read_topic
 
@@ -44,6 +44,18 @@ async def test_events_of_one_time_come_by_partition_and_offset(kafka: str, topic
     sent = [outgoing(event)._replace(partition=int(place < 200)) for place, event in enumerate(events)]
     await produce(kafka, topics.events, sent)
     assert await read(kafka, topics) == events[200:] + events[:200]
+
+
+async def test_nothing_is_learnt_from_before_a_user_was_forgotten(kafka: str, topics: TopicNames) -> None:
+    """Of a forgotten user only what came afterwards is read; others are read whole."""
+    before, after = EventMaker(1, ["ada", "bob"], "old").take(40), EventMaker(2, ["ada"], "new").take(5)
+    forget = Forget(event_id="f", user_id="ada", timestamp_ms=0)
+    sent = [*all_outgoing(before), Outgoing(b"ada", encode_event(forget)), *all_outgoing(after)]
+    await produce(kafka, topics.events, [one._replace(partition=0) for one in sent])
+    kept = [event for event in before if event.user_id == "bob"] + after
+    assert sorted(event.event_id for event in await read(kafka, topics)) == sorted(
+        event.event_id for event in kept
+    )
 
 
 async def test_what_a_transaction_has_not_committed_is_no_event(kafka: str, topics: TopicNames) -> None:

@@ -63,7 +63,7 @@ def test_every_record_is_folded_or_dead_lettered(record_property: pytest.RecordP
             valid += 1
             state = expected.setdefault(event.user_id, UserState(event.user_id))
             if isinstance(event, Profile):
-                state.fold_profile(event)
+                state.fold_profile(event, record.timestamp)
             else:
                 trace = dict(record.headers).get("traceparent")
                 state.fold(event, record.offset, record.timestamp, trace, MAX_EVENTS)

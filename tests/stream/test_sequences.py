@@ -26,6 +26,7 @@ from schemas.bounds import MAX_SECONDS, MAX_WATCH_RATIO
 from schemas.events import Interaction, Like, Profile, Watch
 from stream.sequences import UserState, list_id
 from stream.stored import (
+    VERSION,
     CorruptState,
     Tail,
     block_key,
@@ -115,7 +116,7 @@ class SequenceMachine(RuleBasedStateMachine):
     def any_profile(self, timestamp_ms: int, attributes: dict[str, Any]) -> None:
         told = (timestamp_ms, pack_attributes(attributes))
         counts = self.profile is None or (told[0] >= self.profile[0] and told != self.profile)
-        assert self.state.fold_profile(profile(timestamp_ms, **attributes)) is counts
+        assert self.state.fold_profile(profile(timestamp_ms, **attributes), 9) is counts
         if counts:
             self.profile = told
             assert self.state.pinned
@@ -272,7 +273,7 @@ def test_a_torn_write_of_changes_loses_no_durable_state(bursts: list[int], data:
     known = {b""}
     for burst in bursts:
         if data.draw(st.booleans()):
-            state.fold_profile(profile(number, number=number))
+            state.fold_profile(profile(number, number=number), 9)
             known.add(state.profile)
         for _ in range(burst):
             state.fold(like(f"e{number}", video_id=f"v{number}"), number, 0, None, MAX_EVENTS)
@@ -294,7 +295,7 @@ def test_an_event_rewrites_one_block_at_most(data: st.DataObject) -> None:
     count = data.draw(st.integers(0, CAPACITY - 1))
     state = folded(count)
     list(state.changes())
-    state.fold_profile(profile(1, text="x" * 128))
+    state.fold_profile(profile(1, text="x" * 128), 9)
     list(state.changes())
     state.fold(like("new"), count, 0, None, MAX_EVENTS)
     written = [value for _, value in state.changes() if value is not None]
@@ -345,14 +346,14 @@ def test_a_duplicate_changes_nothing() -> None:
 def test_a_profile_is_the_newest_that_was_told() -> None:
     """An older profile that comes late is ignored, one of the same moment replaces, and an equal one is no change."""
     state = UserState("u")
-    assert state.fold_profile(profile(5, age=30, city="x"))
-    assert not state.fold_profile(profile(4, age=29))
-    assert not state.fold_profile(profile(5, city="x", age=30))
+    assert state.fold_profile(profile(5, age=30, city="x"), 9)
+    assert not state.fold_profile(profile(4, age=29), 9)
+    assert not state.fold_profile(profile(5, city="x", age=30), 9)
     assert state.profile == pack_attributes({"age": 30, "city": "x"})
-    assert state.fold_profile(profile(5, age=31))
-    assert state.fold_profile(profile(6))
+    assert state.fold_profile(profile(5, age=31), 9)
+    assert state.fold_profile(profile(6), 9)
     assert (state.profile, state.profile_ms) == (b"", 6)
-    assert not state.fold_profile(profile(5, age=32)), "it was forgotten later than that"
+    assert not state.fold_profile(profile(5, age=32), 9), "it was forgotten later than that"
 
 
 def test_a_profile_owes_no_list() -> None:
@@ -361,7 +362,7 @@ def test_a_profile_owes_no_list() -> None:
     state.ask()
     state.served()
     before = (history(state), state.offset, state.event_id, state.timestamp_ms)
-    assert state.fold_profile(profile(9, age=30))
+    assert state.fold_profile(profile(9, age=30), 9)
     assert state.unserved == 0
     assert (history(state), state.offset, state.event_id, state.timestamp_ms) == before
 
@@ -369,17 +370,17 @@ def test_a_profile_owes_no_list() -> None:
 def test_a_profile_is_written_only_when_it_changes() -> None:
     """A profile costs a commit nothing while it stays as it is."""
     state = UserState("u")
-    state.fold_profile(profile(1, age=30))
+    state.fold_profile(profile(1, age=30), 9)
     assert {key for key, _ in state.changes()} == {tail_key("u"), profile_key("u")}
     state.fold(like("e"), 1, 0, None, MAX_EVENTS)
     assert {key for key, _ in state.changes()} == {tail_key("u")}
 
 
-@pytest.mark.parametrize("damage", [None, b"", b"\xc0", b"\x93\x03\x01\xc4\x00", b"\x93\x02\x01"])
+@pytest.mark.parametrize("damage", [None, b"", b"\xc0", b"\x93\x04\x01\xc4\x00", b"\x93\x02\x01"])
 def test_damaged_profiles_are_refused(damage: bytes | None) -> None:
     """A profile that is missing, torn or of another version raises CorruptState instead of a wrong profile."""
     state = folded(BLOCK)
-    state.fold_profile(profile(1, age=30))
+    state.fold_profile(profile(1, age=30), 9)
     store = store_of(state)
     if damage is None:
         del store.values[profile_key("u")]
@@ -475,6 +476,48 @@ def test_damaged_tails_are_refused(count: int, data: st.DataObject) -> None:
 
 def test_a_tail_of_another_version_says_so() -> None:
     """State written by another program is named as such, and not misread, whatever its fields."""
-    for values in ([3, 0, 0, 0, 0, 0, "e", 0, None, None, b"", b"", False], [3], [3, "other"]):
-        with pytest.raises(CorruptState, match="tail record has version 3, this program reads 2"):
+    for values in ([4, 0, 0, 0, 0, 0, "e", 0, None, None, b"", b"", False], [4], [4, "other"]):
+        with pytest.raises(CorruptState, match="version 4, this program reads 2 to 3: a newer program"):
             read_tail(msgspec.msgpack.encode(values))
+    with pytest.raises(CorruptState, match="version 1, this program reads 2 to 3: an older program"):
+        read_tail(msgspec.msgpack.encode([1, b""]))
+
+
+@given(st.integers(1, CAPACITY), st.booleans())
+def test_state_of_the_version_before_is_taken_over(count: int, told: bool) -> None:
+    """What version 2 stored reads back whole, goes on like any other, and is written as version 3 when it changes."""
+    state = folded(count)
+    if told:
+        state.fold_profile(profile(1, age=30), 9)
+    store = store_of(state)
+    for key, value in store.values.items():
+        if key[:1] != b"b":  # the first thirteen fields, in the same order, were all of a tail record
+            fields = msgspec.msgpack.decode(value)
+            store.values[key] = msgspec.msgpack.encode([2, *fields[1:13]])
+    assert read_tail(store.values[tail_key("u")]).last_ms == state.timestamp_ms
+    assert read_tail(store.values[tail_key("u")]).nbytes > 0
+    old = store.load("u")
+    assert old is not None
+    assert history(old) == history(state)
+    assert (old.profile, old.profile_ms, old.offset) == (state.profile, state.profile_ms, state.offset)
+    old.fold(like("new"), old.offset + 1, 7, None, MAX_EVENTS)
+    store.apply(old.changes(), 1)
+    assert msgspec.msgpack.decode(store.values[tail_key("u")])[0] == VERSION == 3
+    again = store.load("u")
+    assert again is not None
+    assert history(again) == history(old)
+
+
+@given(st.integers(0, CAPACITY), st.booleans(), st.text(min_size=1, max_size=20))
+def test_stored_bytes_are_told_well_enough(count: int, told: bool, user_id: str) -> None:
+    """A tail record tells what is stored of its user to within 200 bytes, and when the user was last heard of."""
+    state = UserState(user_id)
+    for number in range(count):
+        state.fold(like(f"e{number}", timestamp_ms=50 + number), number, 60, None, MAX_EVENTS)
+    if told or not count:
+        state.fold_profile(profile(70, text="x" * 100), 65)
+    changes = {key: value for key, value in state.changes() if value is not None}
+    tail = read_tail(changes[tail_key(user_id)])
+    true = sum(len(key) + len(value) for key, value in changes.items())
+    assert abs(tail.nbytes - true) < 200
+    assert tail.last_ms == (65 if told or not count else min(50 + count - 1, 60))

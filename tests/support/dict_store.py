@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 from stream.sequences import UserState
-from stream.stored import Change, read_tail, stored_keys, tail_key, user_of_tail_key
+from stream.stored import Change, Tail, read_tail, stored_keys, tail_key, user_of_tail_key
 
 
 class DictStore:
@@ -41,6 +42,14 @@ class DictStore:
             user_id = user_of_tail_key(key)
             if user_id is not None:
                 yield user_id, read_tail(value).unserved > 0
+
+    def tails(self, after: str | None, count: int) -> list[tuple[str, Tail]]:
+        users = (
+            (user_id, read_tail(value))
+            for key, value in sorted(self.values.items())
+            if (user_id := user_of_tail_key(key)) is not None and (after is None or key > tail_key(after))
+        )
+        return list(islice(users, count))
 
     def close(self) -> None:
         self.closed = True
