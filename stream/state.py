@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
@@ -27,6 +28,7 @@ from rocksdict import (
     WriteOptions,
 )
 
+from stream.erasure import ERASE_SECONDS, Eraser
 from stream.sequences import UserState
 from stream.stored import Change, CorruptState, Tail, read_tail, stored_keys, tail_key, user_of_tail_key
 
@@ -34,7 +36,10 @@ log = structlog.get_logger(__name__)
 
 _MIB: Final = 1024 * 1024
 _META_KEY: Final = b"m"
-_FORMAT: Final = 1
+_FORMAT: Final = 2
+# Files that were not written for so long may hold what the changelog has forgotten to have deleted: its tombstones
+# stay for delete.retention.ms, a day by default.
+_STALE_SECONDS: Final = 20 * 3_600
 # by another process, or by this one; the word "lock" alone stands in most of RocksDB's errors
 _LOCKED: Final = re.compile("IO error: (While lock file|lock hold by current process)")
 
@@ -43,6 +48,8 @@ class _Meta(Struct, frozen=True):
     format: int
     identity: str
     checkpoint: int
+    written_s: float = 0.0
+    erasing: bool = False
 
 
 class StateStore(Protocol):
@@ -87,25 +94,40 @@ class RocksMemory:
 class RocksStore:
     """A StateStore in RocksDB.
 
-    `identity` names whose states these are (group, topic, partition): files of another identity or format, or files
-    that RocksDB refuses, are deleted, and the store begins empty, to be restored from the changelog.
+    `identity` names whose states these are (group, topic, partition): files of another identity or format, files that
+    are too old for the changelog to mend, or that RocksDB refuses, are deleted, and the store begins empty, to be
+    restored from the changelog.
     """
 
-    def __init__(self, path: Path, identity: str, memory: RocksMemory | None = None) -> None:
-        """`memory` is shared with other stores; alone, a store takes 64 MiB."""
+    def __init__(
+        self,
+        path: Path,
+        identity: str,
+        memory: RocksMemory | None = None,
+        *,
+        erase_seconds: float = ERASE_SECONDS,
+    ) -> None:
+        """`memory` is shared with other stores; alone, a store takes 64 MiB.
+
+        What is deleted of forgotten users leaves the disk within about `erase_seconds`.
+        """
+        self._erase_seconds = erase_seconds
         self.path = path
         self._identity = identity
         self._memory = memory or RocksMemory(64 * _MIB)
         self._write_options = WriteOptions()
         self._write_options.disable_wal = True
         self._db = self._open()
+        self._eraser = Eraser(self._db, erase_seconds)
         meta = self._read_meta()
-        if meta is None or (meta.format, meta.identity) != (_FORMAT, identity):
+        if meta is None or (reason := self._why_not(meta)) is not None:
             if meta is not None:
-                log.warning("state_files_foreign", path=str(path), found=meta.identity, wanted=identity)
+                log.warning("state_files_replaced", path=str(path), reason=reason)
             self.wipe()
             return
         self._checkpoint = meta.checkpoint
+        if meta.erasing:
+            self._eraser.request()
 
     @property
     def checkpoint(self) -> int:
@@ -129,14 +151,19 @@ class RocksStore:
     def apply(self, changes: Iterable[Change], checkpoint: int) -> None:
         batch = WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
+        forgotten = False
         for key, value in changes:
             if value is None:
                 delete(key)
+                forgotten = forgotten or user_of_tail_key(key) is not None
             else:
                 put(key, value)
-        put(_META_KEY, msgspec.msgpack.encode(_Meta(_FORMAT, self._identity, checkpoint)))
+        meta = _Meta(_FORMAT, self._identity, checkpoint, time.time(), forgotten or self._eraser.pending)
+        put(_META_KEY, msgspec.msgpack.encode(meta))
         self._db.write(batch, self._write_options)
         self._checkpoint = checkpoint
+        if forgotten:
+            self._eraser.request()
 
     def scan(self) -> Iterator[tuple[str, bool]]:
         options = ReadOptions()
@@ -165,14 +192,33 @@ class RocksStore:
 
     def wipe(self) -> None:
         """Begin again with an empty store."""
+        self._eraser.close()
         self._db.close()
         shutil.rmtree(self.path)
         self._db = self._open()
+        self._eraser = Eraser(self._db, self._erase_seconds)
         self._checkpoint = 0
 
+    def compact(self) -> None:
+        """Rewrite the files without what was deleted."""
+        self._db.flush()
+        self._db.compact_range(None, None)
+
     def close(self) -> None:
+        self._eraser.close()
         self._db.flush()
         self._db.close()
+
+    def _why_not(self, meta: _Meta) -> str | None:
+        """Why files with these facts cannot be used, None if they can."""
+        if meta.format != _FORMAT:
+            age = "a newer" if meta.format > _FORMAT else "an older"
+            return f"{age} program wrote them: format {meta.format}, where this one is {_FORMAT}"
+        if meta.identity != self._identity:
+            return f"they are of {meta.identity}, where {self._identity} is wanted"
+        if (hours := (time.time() - meta.written_s) / 3_600) * 3_600 > _STALE_SECONDS:
+            return f"they are {hours:.0f} hours old: what was deleted since then, the changelog may not tell any more"
+        return None
 
     def _open(self) -> Rdict:
         self.path.mkdir(parents=True, exist_ok=True)

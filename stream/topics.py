@@ -74,6 +74,9 @@ def wanted_topics(settings: Settings) -> list[Topic]:
         "segment.bytes": str(64 << 20),
         "segment.ms": str(_DAY_MS),
         "min.cleanable.dirty.ratio": "0.2",
+        # what was forgotten is gone from the log, whatever else is written to it, two days later
+        "max.compaction.lag.ms": str(_DAY_MS),
+        "delete.retention.ms": str(_DAY_MS),
     }
     by_role: dict[Role, tuple[str, dict[str, str]]] = {
         "events": (topics.events, {"cleanup.policy": "delete"}),

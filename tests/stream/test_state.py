@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+import structlog
 from dict_store import DictStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rocksdict import Options, Rdict
 from strategies import ODD_IDS, identifiers
 
 from schemas.events import Like
@@ -175,6 +179,79 @@ def test_files_of_another_partition_are_not_taken_for_ones_own(tmp_path: Path) -
     assert store.checkpoint == 0
     assert store.load("u") is None
     assert list(store.scan()) == []
+    store.close()
+
+
+def rewrite_meta(path: Path, **changes: object) -> None:
+    """Change what the files tell of themselves."""
+    db = Rdict(str(path), Options(raw_mode=True))
+    facts_ = msgspec.msgpack.decode(db[b"m"])
+    assert changes.keys() <= facts_.keys()
+    db[b"m"] = msgspec.msgpack.encode(facts_ | changes)
+    db.flush()
+    db.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"format": 99}, "a newer program wrote them: format 99"),
+        ({"format": 1}, "an older program wrote them: format 1"),
+        ({"identity": "other/user-events/0"}, "they are of other/user-events/0"),
+        ({"written_s": time.time() - 30 * 3_600}, "they are 30 hours old"),
+    ],
+)
+def test_files_that_cannot_be_trusted_are_replaced_and_the_reason_told(
+    tmp_path: Path, changes: dict[str, object], reason: str
+) -> None:
+    """Files of a newer or older program, of another partition, or too old for the changelog to mend begin anew."""
+    path = tmp_path / "0"
+    store = RocksStore(path, IDENTITY)
+    store.apply(written("u", 20)[1], 5)
+    store.close()
+    RocksStore(path, IDENTITY).close()
+    rewrite_meta(path, **changes)
+    with structlog.testing.capture_logs() as logs:
+        store = RocksStore(path, IDENTITY)
+    (line,) = [line for line in logs if line["event"] == "state_files_replaced"]
+    assert reason in line["reason"]
+    assert line["path"] == str(path)
+    assert (store.checkpoint, list(store.scan())) == (0, [])
+    store.close()
+
+
+def on_disk(path: Path, text: bytes) -> list[str]:
+    """The files that hold these bytes."""
+    return [file.name for file in path.iterdir() if text in file.read_bytes()]
+
+
+@pytest.mark.parametrize("restart", [True, False])
+def test_a_forgotten_user_leaves_the_disk(tmp_path: Path, restart: bool) -> None:
+    """Some time after a user was forgotten no file holds a byte of them, across a restart too; others are all there."""
+    path = tmp_path / "0"
+    store = RocksStore(path, IDENTITY, erase_seconds=1_000 if restart else 0.05)
+    states = {user: UserState(user) for user in ("forgotten-user", "other-user")}
+    for user, state in states.items():
+        fold(state, 40, f"video-of-{user}-" + "x" * 50)
+        store.apply(state.changes(), 1)
+    store._db.flush()
+    assert on_disk(path, b"forgotten-user")
+    states["forgotten-user"].forget(40)
+    store.apply(states["forgotten-user"].changes(), 2)
+    if restart:
+        store.close()
+        assert on_disk(path, b"forgotten-user")
+        store = RocksStore(path, IDENTITY, erase_seconds=0.05)
+    deadline = time.monotonic() + 20
+    while store._eraser.pending:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    # the list of files names the keys at their edges until it is begun anew, at the next start
+    assert [name for name in on_disk(path, b"forgotten-user") if not name.startswith("MANIFEST")] == []
+    store.close()
+    store = RocksStore(path, IDENTITY)
+    assert on_disk(path, b"forgotten-user") == []
+    assert facts(store.load("other-user")) == facts(states["other-user"])
     store.close()
 
 
