@@ -42,7 +42,7 @@ class Eraser:
                 self._thread.start()
 
     def close(self) -> None:
-        """Stop, and leave what is not erased yet for the next time."""
+        """Stop, and leave what is not erased yet for the next time; nothing can be written to the database after it."""
         self._closing.set()
         if self._thread is not None:
             self._db.cancel_all_background(False)
