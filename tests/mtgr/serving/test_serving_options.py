@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from quantized import WIDTHS, calibration_log
 from serving import random_checkpoint
 
 from mtgr.checkpoint import ARCHITECTURE, MODEL_TYPE, Checkpoint
 from mtgr.errors import InputError
 from mtgr.presets import PRESETS
+from mtgr.quantization.run import quantize_checkpoint
 from mtgr.requests import MAX_SLATE
-from mtgr.serving.options import EngineOptions, engine_arguments, prepare_vllm
+from mtgr.serving.options import (
+    EngineOptions,
+    engine_arguments,
+    executor_class,
+    prepare_vllm,
+    replica_options,
+)
 from mtgr.serving.quiet import quieten
 
 pytestmark = pytest.mark.vllm
@@ -53,6 +61,18 @@ def test_what_the_user_has_set_stays(cores: str) -> None:
     assert os.environ["OMP_NUM_THREADS"] == "3"
 
 
+def test_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that compute at once: those of an engine on several ranks, and the replicas of one."""
+    monkeypatch.setattr("vllm.utils.torch_utils.available_cpu_count", lambda: 9)
+    prepare_vllm(workers=4)
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "0-1|2-3"
+    prepare_vllm(workers=2)
+    with pytest.raises(InputError, match="VLLM_CPU_OMP_THREADS_BIND"):
+        prepare_vllm(workers=3)
+
+
 @pytest.mark.parametrize("cores", ["0-1|2-3", "all", "", "1-"])
 def test_cores_that_are_none_are_named(cores: str) -> None:
     """The variable is vLLM's, which knows more ways to write it."""
@@ -70,6 +90,16 @@ def test_cores_that_are_none_are_named(cores: str) -> None:
             "max_num_batched_tokens is 81, where 145 or more is wanted",
         ),
         ({"kv_cache_gib": 1e-5}, r"kv_cache_gib is 1e-05, where \S+ or more is wanted: .* 145 tokens"),
+        (
+            {"quantization": "fp8"},
+            "quantization is 'fp8', where a GPU is wanted; .*`mtgr-stream quantize --method int8`",
+        ),
+        ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype is 'fp8', where a GPU is wanted"),
+        ({"tensor_parallel_size": 3}, "tensor_parallel_size is 3, where a divisor of n_heads 2 is wanted"),
+        (
+            {"dtype": "float16", "scheduling": "vllm"},
+            "dtype is 'float16', where 'bfloat16' or 'float32' is wanted with scheduling 'vllm'",
+        ),
     ],
 )
 def test_options_that_contradict_each_other_are_named(
@@ -78,6 +108,59 @@ def test_options_that_contradict_each_other_are_named(
     """Before vLLM says so less clearly."""
     with pytest.raises(InputError, match=message):
         engine_arguments(EngineOptions(checkpoint=checkpoint.directory, **changes), checkpoint)
+
+
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let vLLM say that it runs on one."""
+    from vllm.platforms import current_platform
+
+    monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
+
+
+def test_what_a_gpu_alone_has_is_taken_there(
+    monkeypatch: pytest.MonkeyPatch, checkpoints: dict[str, Checkpoint]
+) -> None:
+    """FP8, bfloat16 by itself, a cache as large as the weights leave, and devices for each replica."""
+    on_gpu(monkeypatch)
+    plain, timed = checkpoints["plain"], checkpoints["everything"]
+    options = EngineOptions(
+        checkpoint=plain.directory, dtype="auto", quantization="fp8", kv_cache_dtype="fp8", replicas=2
+    )
+    first, second = (engine_arguments(one, plain) for one in replica_options(options))
+    wanted = {
+        "dtype": "bfloat16",
+        "quantization": "fp8",
+        "kv_cache_dtype": "fp8",
+        "kv_cache_memory_bytes": None,
+        "gpu_memory_utilization": 0.9,
+        "device_ids": [0],
+    }
+    assert wanted.items() <= first.items()
+    assert second["device_ids"] == [1]
+    with pytest.raises(InputError, match=r"'auto' is wanted: the model has a time bias, .* do not fit FP8"):
+        engine_arguments(options, timed)
+
+
+def test_a_quantised_checkpoint_asks_for_what_serves_it(tmp_path: Path) -> None:
+    """A type that its kernels have, no other quantisation, and groups that are whole on each device."""
+    source = random_checkpoint(tmp_path / "source", **WIDTHS)
+    made = quantize_checkpoint(source, tmp_path / "awq", "awq", calibration_log(3))
+    for changes, message in (
+        ({}, "dtype is 'float32', where 'bfloat16' or 'float16' is wanted for a checkpoint in awq"),
+        (
+            {"quantization": "fp8"},
+            "quantization is 'fp8', where none is wanted: .* is quantized by awq already",
+        ),
+        (
+            {"dtype": "auto", "tensor_parallel_size": 2},
+            "d_model is 32, where a multiple of 64 is wanted for awq",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            engine_arguments(EngineOptions(checkpoint=made.directory, **changes), made)
+    assert (
+        engine_arguments(EngineOptions(checkpoint=made.directory, dtype="auto"), made)["dtype"] == "bfloat16"
+    )
 
 
 def test_times_take_their_place_in_the_cache(checkpoints: dict[str, Checkpoint]) -> None:
@@ -116,6 +199,7 @@ def test_every_option_reaches_vllm(checkpoint: Checkpoint) -> None:
         kv_cache_gib=0.5,
         memory_utilization=0.2,
         dtype="auto",
+        tensor_parallel_size=2,
         block_size=32,
         enable_prefix_caching=False,
         enable_chunked_prefill=True,
@@ -129,6 +213,8 @@ def test_every_option_reaches_vllm(checkpoint: Checkpoint) -> None:
         "kv_cache_memory_bytes": 1 << 29,
         "gpu_memory_utilization": 0.2,
         "dtype": "float32",
+        "tensor_parallel_size": 2,
+        "distributed_executor_backend": executor_class(2),
         "block_size": 32,
         "enable_prefix_caching": False,
         "enable_chunked_prefill": True,
