@@ -42,10 +42,9 @@ class Eraser:
                 self._thread.start()
 
     def close(self) -> None:
-        """Stop, and leave what is not erased yet for the next time; nothing can be written to the database after it."""
+        """Wait for a compaction that is under way, and leave what is not erased yet for the next time."""
         self._closing.set()
         if self._thread is not None:
-            self._db.cancel_all_background(False)
             self._thread.join()
 
     def _run(self) -> None:
@@ -54,11 +53,9 @@ class Eraser:
             try:
                 self._db.flush()
                 self._db.compact_range(None, None)
-            except Exception as error:  # noqa: BLE001  rocksdict knows no other; a cancelled one is no failure
-                if not self._closing.is_set():
-                    log.warning("erasure_failed", path=self._db.path(), error=str(error))
-                    continue
-                return
+            except Exception as error:  # noqa: BLE001  rocksdict knows no other
+                log.warning("erasure_failed", path=self._db.path(), error=str(error))
+                continue
             with self._lock:
                 self._done = asked
                 if not self.pending:

@@ -205,8 +205,8 @@ class RocksStore:
         self._db.compact_range(None, None)
 
     def close(self) -> None:
-        self._db.flush()
         self._eraser.close()
+        self._db.flush()
         self._db.close()
 
     def _why_not(self, meta: _Meta) -> str | None:
