@@ -80,6 +80,7 @@ def split_silu_store(
         1.0 / k_scale,
         1.0 / v_scale,
         0 if times is None else times.stride(0),
+        len(slots),
         HEADS=heads,
         D_QK=d_qk,
         HEAD_SIZE=head_size,
@@ -202,7 +203,7 @@ def _silu(x, count, BLOCK: tl.constexpr, MODE: tl.constexpr):
     tl.store(x + at, silu(numbers, MODE).to(x.dtype.element_ty), mask=at < count)
 
 
-@triton.jit(do_not_specialize_on_alignment=["slots", "times"])
+@triton.jit(do_not_specialize=["stored"], do_not_specialize_on_alignment=["slots", "times"])
 def _split_silu_store(
     projected,
     cache,
@@ -213,6 +214,7 @@ def _split_silu_store(
     per_k_scale,
     per_v_scale,
     times_token,
+    stored,
     HEADS: tl.constexpr,
     D_QK: tl.constexpr,
     HEAD_SIZE: tl.constexpr,
@@ -229,7 +231,7 @@ def _split_silu_store(
     MODE: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slots + token).to(tl.int64)
+    slot = tl.load(slots + token, mask=token < stored, other=-1).to(tl.int64)
     h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)[:, None]
     d = tl.arange(0, BLOCK_D)[None, :]
     e = tl.arange(0, BLOCK_V)[None, :]
