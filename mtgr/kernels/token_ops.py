@@ -59,7 +59,8 @@ def split_silu_store(
 
     projected: (tokens, heads * (2 * d_v + 2 * d_qk)), in the order U, V, Q, K; times: (tokens, TIME_LANES) bytes where
     the bias is by time, and these then are the last lanes of queries and keys; the cache, slots and scales as in
-    `mtgr.kernels.paged_reference.store`, and tokens behind the last slot are kept nowhere. Returns u (tokens, heads * d_v) and q (tokens, heads, head_size).
+    `mtgr.kernels.paged_reference.store`; tokens behind the last slot are kept nowhere. Returns u (tokens, heads * d_v)
+    and q (tokens, heads, head_size).
     """
     tokens = len(projected)
     widths = [heads * d_v, heads * d_v, heads * d_qk, heads * d_qk]
