@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Final
 import torch
 
 from mtgr.bench.cases import Case
+from mtgr.bench.ceilings import thread_counts
 from mtgr.bench.checkpoints import random_checkpoint
 from mtgr.bench.ours import check_lists, engine_options, free_gib, leave_out
 from mtgr.bench.plan import WARM_UPS, Plan
@@ -57,7 +57,7 @@ async def _measure(plan: Plan, records: RecordFile) -> None:
                 "torch",
                 parameters,
                 time.perf_counter() - began,
-                f"ReferenceRecommender on {' or '.join(map(str, _threads()))} threads, whichever is faster",
+                f"ReferenceRecommender on {' or '.join(map(str, thread_counts()))} threads, whichever is faster",
             )
         )
         settle()
@@ -66,12 +66,6 @@ async def _measure(plan: Plan, records: RecordFile) -> None:
             await _rows(plan, records, engine, reference, users, case)
     finally:
         await engine.close()
-
-
-def _threads() -> list[int]:
-    """All cores, and one fewer: on a machine that is busy with anything else, a thread on each waits for it."""
-    cores = os.cpu_count() or 1
-    return sorted({cores, max(1, cores - 1)}, reverse=True)
 
 
 async def _rows(
@@ -95,7 +89,7 @@ async def _rows(
             return requests_of(users.draw(case.users, case.events), case.events)
 
     ours: list[float] = []
-    theirs: dict[int, list[float]] = {threads: [] for threads in _threads()}
+    theirs: dict[int, list[float]] = {threads: [] for threads in thread_counts()}
     for number in range(WARM_UPS + plan.repeats):
         batch = prepare(number)
         began = time.perf_counter()
