@@ -208,6 +208,8 @@ def bench_token_ops(ceilings: Ceilings) -> None:
              ceilings, 2 * seen.nbytes)  # fmt: skip
         for k in (10, 64):
             show(f"top_k {k}, {rows} rows", measure(partial(top_k, logits, k)), ceilings, logits.nbytes)
+            normalized = measure(partial(top_k, logits, k, normalized=True))
+            show(f"top_k {k} normalized, {rows} rows", normalized, ceilings, logits.nbytes)
             torchs = measure(partial(torch.topk, logits, k))
             show(f"    torch.topk {k}, {rows} rows", torchs, ceilings, logits.nbytes)
 

@@ -88,10 +88,16 @@ def mask_seen(logits: Tensor, items: Tensor, lengths: Tensor | None = None) -> N
     logits[rows, items[rows, columns].long()] = -torch.inf
 
 
-def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest logits of each row, largest first, and their places (rows, k) int32; of equals the first place."""
+def top_k(logits: Tensor, k: int, *, normalized: bool = False) -> tuple[Tensor, Tensor]:
+    """The k largest logits of each row, largest first, and their places (rows, k) int32; of equals the first place.
+
+    As log-probabilities, float32, where they are to be `normalized`.
+    """
     values, places = logits.sort(dim=-1, descending=True, stable=True)
-    return values[:, :k].contiguous(), places[:, :k].to(torch.int32)
+    best = values[:, :k].contiguous()
+    if normalized:
+        best = best.float() - logits.float().logsumexp(-1, keepdim=True)
+    return best, places[:, :k].to(torch.int32)
 
 
 def _normed(wide: Tensor, groups: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:

@@ -131,3 +131,6 @@ def check_top_k(rows: int, slots: int, k: int, device: str, dtype: torch.dtype =
     found, wanted = top_k(logits, k), token_ops.top_k(logits, k)
     assert torch.equal(found[0], wanted[0])
     assert torch.equal(found[1], wanted[1])
+    found, wanted = top_k(logits, k, normalized=True), token_ops.top_k(logits, k, normalized=True)
+    assert_close(found[0], wanted[0], atol=1e-5, rtol=1e-5)
+    assert torch.equal(found[1], wanted[1])

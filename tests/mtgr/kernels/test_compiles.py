@@ -111,5 +111,6 @@ def test_token_operations_compile(kernels: dict[str, Compiled]) -> None:
     paged_triton.store(x.view(2, 16, 64), x.view(2, 16, 64), torch.zeros(3, 16, 16, 128), slots)
     logits = torch.zeros(2, 5000)
     token_ops_triton.mask_seen(logits, torch.zeros(2, 7, dtype=torch.int32))
-    top_k_triton.top_k(logits, 10)
+    for normalized in (False, True):
+        top_k_triton.top_k(logits, 10, normalized=normalized)
     assert all(kernel.ptx for name, kernel in kernels.items() if name not in ("_attend", "_add_splits"))

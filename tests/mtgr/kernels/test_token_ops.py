@@ -77,3 +77,10 @@ def test_of_equal_logits_the_first_is_listed_first() -> None:
     values, places = token_ops.top_k(torch.tensor([[1.0, 3, 3, 2, 3, -1]]), 4)
     assert values.tolist() == [[3, 3, 3, 2]]
     assert places.tolist() == [[1, 2, 4, 3]]
+
+
+def test_normalized_logits_are_log_probabilities() -> None:
+    """What is masked has no part in them."""
+    values, places = token_ops.top_k(torch.tensor([[0.0, -torch.inf, 0.0, -1e9]]), 2, normalized=True)
+    torch.testing.assert_close(values.exp(), torch.tensor([[0.5, 0.5]]))
+    assert places.tolist() == [[0, 2]]
