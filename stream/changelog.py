@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from stream.errors import Fatal
-from stream.state import StateStore
 from stream.stored import Change
 
 log = structlog.get_logger(__name__)
@@ -57,10 +56,21 @@ async def last_values(
     return values
 
 
+class Restorable(Protocol):
+    """What a restore writes to: a StateStore, or part of one."""
+
+    @property
+    def checkpoint(self) -> int:
+        """The offset to read from next."""
+
+    def apply(self, changes: Iterable[Change], checkpoint: int) -> None:
+        """Write changes and move the checkpoint."""
+
+
 async def restore(
     consumer: AIOKafkaConsumer,
     changelog: TopicPartition,
-    store: StateStore,
+    store: Restorable,
     on_progress: Callable[[int], None],
 ) -> int:
     """Bring a store up to the end of its changelog, reading only what it lacks; returns the records read.

@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "simulate": ("stream.commands.simulate", "Write the events of simulated users."),
     "tail": ("stream.commands.tail", "Show recommendation lists as they come."),
     "topics": ("stream.commands.topics", "Create or check the topics."),
+    "state": ("stream.commands.state", "Inspect, export, import or forget what is kept of users."),
     "replay": ("stream.commands.replay", "Send repaired dead letters back to their topic."),
     "demo": ("stream.commands.demo", "Train, stream and show lists on one machine."),
 }

@@ -6,11 +6,20 @@ import threading
 from typing import Final
 
 import structlog
-from rocksdict import Rdict
+from rocksdict import BottommostLevelCompaction, CompactOptions, Rdict
 
 log = structlog.get_logger(__name__)
 
 ERASE_SECONDS: Final = 3_600.0
+
+
+def erase(db: Rdict) -> None:
+    """Rewrite all files of a database without what was deleted, deletions included."""
+    options = CompactOptions()
+    # else a file that came to the last level as it was, deletions and all, would stay as it is
+    options.set_bottommost_level_compaction(BottommostLevelCompaction.force())
+    db.flush()
+    db.compact_range(None, None, options)
 
 
 class Eraser:
@@ -51,8 +60,7 @@ class Eraser:
         while not self._closing.wait(self._seconds):
             asked = self._requests
             try:
-                self._db.flush()
-                self._db.compact_range(None, None)
+                erase(self._db)
             except Exception as error:  # noqa: BLE001  rocksdict knows no other
                 log.warning("erasure_failed", path=self._db.path(), error=str(error))
                 continue

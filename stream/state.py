@@ -199,11 +199,6 @@ class RocksStore:
         self._eraser = Eraser(self._db, self._erase_seconds)
         self._checkpoint = 0
 
-    def compact(self) -> None:
-        """Rewrite the files without what was deleted."""
-        self._db.flush()
-        self._db.compact_range(None, None)
-
     def close(self) -> None:
         self._eraser.close()
         self._db.flush()

@@ -179,6 +179,13 @@ async def committed_offsets(kafka: KafkaSettings, group: str) -> dict[TopicParti
     return {tp: (commit.offset, commit.metadata) for tp, commit in found.items()}
 
 
+async def group_members(kafka: KafkaSettings, group: str) -> int:
+    """How many consumers are in a group now; raises KafkaUnreachable where no broker answers."""
+    async with connected(_Admin(**client_options(kafka)), kafka) as admin:
+        answers: list[Any] = await _patiently(kafka)(admin.describe_consumer_groups, [group])
+    return sum(len(described[5]) for answer in answers for described in answer.groups)
+
+
 class _Admin(AIOKafkaAdminClient):  # type: ignore[misc]
     """An admin client that is stopped as the other clients are."""
 
