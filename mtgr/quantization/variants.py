@@ -52,6 +52,7 @@ VARIANTS: Final[dict[Device, tuple[Variant, ...]]] = {
         Variant(name="float32", dtype="float32"),
         Variant(name="bfloat16"),
         Variant(name="float16", dtype="float16"),
+        Variant(name="fp8-channel", quantization="fp8_per_channel"),
         Variant(name="int8", method="int8", dtype="float32"),
         Variant(name="awq", method="awq"),
         Variant(name="float32-tp2", dtype="float32", tensor_parallel_size=2),

@@ -29,6 +29,8 @@ _ENVIRONMENT: Final = {
 }
 CPU_CACHE_GIB: Final = 1.0
 _MEMORY: Final = 0.9
+_CPU_ONLINE: Final = "fp8_per_channel"  # the only one that vLLM has kernels for there
+_ONLINE: Final = {"fp8": "fp8_per_tensor"}  # by itself vLLM means checkpoints in FP8 by "fp8"
 _CORES: Final = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 # the compiler would take 2 to 20 s at the first list, for one small function of the sampler
 _CPU_ENVIRONMENT: Final = {"TORCH_COMPILE_DISABLE": "1"}
@@ -58,8 +60,9 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
     """Which of them this one is."""
     dummy_weights: bool = False
     """Make the weights up rather than read them: for measuring the speed of models that nobody has trained."""
-    block_size: Annotated[int, Meta(ge=1, le=1024)] = 16
-    """Tokens of a cache block; only whole blocks are found again."""
+    block_size: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    """Tokens of a cache block. Where unset, 16 on a CPU, and on a GPU 64, which its kernel reads at once; by vLLM's
+    scheduler only whole blocks are found again."""
     enable_prefix_caching: bool = True
     enable_chunked_prefill: bool = True
     max_num_seqs: Annotated[int, Meta(ge=1)] = 256
@@ -137,12 +140,13 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str
         dtype = "float32" if on_cpu and not awq else "bfloat16"
     _check_formats(options, checkpoint, dtype, on_cpu=on_cpu)
     _check_shards(options, checkpoint)
+    block_size = options.block_size or (16 if on_cpu else 64)
     cache_gib = options.kv_cache_gib
     if cache_gib is None and on_cpu:
         cache_gib = CPU_CACHE_GIB
     if cache_gib is not None:
         number_bytes = 1 if options.kv_cache_dtype == "fp8" else 4 if dtype == "float32" else 2
-        _check_cache(options, cache_gib, checkpoint.config, longest, number_bytes)
+        _check_cache(options, cache_gib, block_size, checkpoint.config, longest, number_bytes)
     return {
         "model": str(checkpoint.directory),
         "skip_tokenizer_init": True,
@@ -150,12 +154,12 @@ def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str
         "generation_config": "vllm",
         "load_format": "dummy" if options.dummy_weights else "safetensors",
         "dtype": dtype,
-        "quantization": options.quantization,
+        "quantization": _ONLINE.get(options.quantization or "", options.quantization),
         "kv_cache_dtype": options.kv_cache_dtype,
         "tensor_parallel_size": options.tensor_parallel_size,
         "device_ids": None if on_cpu or options.replicas == 1 else list(options.devices),
         "max_model_len": longest,
-        "block_size": options.block_size,
+        "block_size": block_size,
         "kv_cache_memory_bytes": None if cache_gib is None else int(cache_gib * (1 << 30)),
         "gpu_memory_utilization": _MEMORY
         if options.memory_utilization is None
@@ -186,28 +190,23 @@ def executor_class(tensor_parallel_size: int) -> type:
 
 def _check_formats(options: EngineOptions, checkpoint: Checkpoint, dtype: str, *, on_cpu: bool) -> None:
     """InputError if the number formats do not go together, with the model or with the device."""
-    config, own = checkpoint.config, checkpoint.quantization
-    if options.quantization is not None:
+    config, own, online = checkpoint.config, checkpoint.quantization, options.quantization
+    if online is not None:
         if own is not None:
             raise InputError(
-                f"quantization is {options.quantization!r}, where none is wanted: {checkpoint.directory} is quantized "
-                f"by {own.method} already"
+                f"quantization is {online!r}, where none is wanted: {checkpoint.directory} is quantised by "
+                f"{own.method} already"
             )
-        if on_cpu:
+        if on_cpu and online != _CPU_ONLINE:
+            raise InputError(f"quantization is {online!r}, where {_CPU_ONLINE!r} or a GPU is wanted")
+        if dtype == "float32":
             raise InputError(
-                f"quantization is {options.quantization!r}, where a GPU is wanted; on a CPU serve a checkpoint of "
-                "`mtgr-stream quantize --method int8`"
+                f"dtype is 'float32', where 'bfloat16' or 'float16' is wanted with quantization {online!r}"
             )
     if own is not None:
         own.check_dtype(dtype)
-    if options.kv_cache_dtype == "fp8":
-        if on_cpu:
-            raise InputError("kv_cache_dtype is 'fp8', where a GPU is wanted; 'auto' is right on a CPU")
-        if config.time_bias:
-            raise InputError(
-                "kv_cache_dtype is 'fp8', where 'auto' is wanted: the model has a time bias, and the bytes of times in "
-                "its cache do not fit FP8"
-            )
+    if options.kv_cache_dtype == "fp8" and on_cpu:
+        raise InputError("kv_cache_dtype is 'fp8', where a GPU is wanted; 'auto' is right on a CPU")
     if dtype == "float16" and options.scheduling == "vllm" and (config.continuous or config.user_numbers):
         raise InputError(
             "dtype is 'float16', where 'bfloat16' or 'float32' is wanted with scheduling 'vllm': its prompts hold "
@@ -226,12 +225,17 @@ def _check_shards(options: EngineOptions, checkpoint: Checkpoint) -> None:
 
 
 def _check_cache(
-    options: EngineOptions, cache_gib: float, config: ModelConfig, longest: int, number_bytes: int
+    options: EngineOptions,
+    cache_gib: float,
+    block_size: int,
+    config: ModelConfig,
+    longest: int,
+    number_bytes: int,
 ) -> None:
     """InputError if the KV cache cannot hold one longest sequence and the block that vLLM keeps to itself."""
     heads = config.n_heads // options.tensor_parallel_size
     token = config.n_layers * heads * (head_size(config) + config.d_v) * number_bytes
-    least = (-(-longest // options.block_size) + 1) * options.block_size * token / (1 << 30)
+    least = (-(-longest // block_size) + 1) * block_size * token / (1 << 30)
     if cache_gib < least:
         raise InputError(
             f"kv_cache_gib is {cache_gib:g}, where {math.ceil(1e6 * least) / 1e6:g} or more is wanted: "

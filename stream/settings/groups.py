@@ -111,9 +111,9 @@ class GeneratorSettings(Struct, frozen=True, kw_only=True):
     dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
     """Number format of weights and activations; auto is bfloat16 on a GPU and for a checkpoint in awq, else float32."""
     quantization: Literal["fp8", "fp8_per_channel", "fp8_per_block"] | None = None
-    """Keep the weights of linears in FP8, with one scale for all, each channel or each block; on a GPU only."""
+    """Keep the weights of linears in FP8: one scale for all, each channel or each block; on a CPU by channel only."""
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
-    """Number format of the KV cache; fp8 on a GPU only, for a model without time bias."""
+    """Number format of the KV cache; fp8 on a GPU only."""
     tensor_parallel_size: Annotated[int, Meta(ge=1, le=64)] = 1
     """Devices that share each layer of the model."""
     replicas: Annotated[int, Meta(ge=1, le=64)] = 1

@@ -38,14 +38,14 @@ _OPTIONS: Final = (
     click.option(
         "--quantization",
         type=click.Choice(get_args(OnlineQuantization)),
-        help="Keep the weights of linears in FP8; on a GPU only. INT8 and AWQ are made by `mtgr-stream quantize`.",
+        help="Keep the weights of linears in FP8; on a CPU by channel only. INT8 and AWQ: see `mtgr-stream quantize`.",
     ),
     click.option(
         "--kv-cache-dtype",
         default=DEFAULTS.kv_cache_dtype,
         show_default=True,
         type=click.Choice(get_args(CacheDtype)),
-        help="Number format of the KV cache; fp8 on a GPU only, for a model without time bias.",
+        help="Number format of the KV cache; fp8 on a GPU only.",
     ),
     click.option(
         "--tensor-parallel-size",

@@ -13,7 +13,7 @@ from histories import interactions, scattered
 from quantized import WIDTHS, calibration_log
 from serving import MODELS, list_request, random_checkpoint
 
-from mtgr.checkpoint import Checkpoint
+from mtgr.checkpoint import Checkpoint, open_checkpoint
 from mtgr.quantization.run import quantize_checkpoint
 from mtgr.quantization.scheme import Method
 from mtgr.reference import ReferenceRecommender
@@ -46,6 +46,14 @@ def served(checkpoint: Checkpoint, **changes: Any) -> Iterator[Any]:
     llm.llm_engine.engine_core.shutdown()
 
 
+def requests_of_users() -> list[ListRequest]:
+    """Histories from one event to the model's capacity."""
+    return [
+        list_request(scattered(interactions(100 + place, length, f"u{place}"), random.Random(place)))
+        for place, length in enumerate((1, 80, 16, 40))
+    ]
+
+
 @pytest.mark.parametrize(
     ("method", "dtype", "shared", "worst"), [("int8", "float32", 9, 0.1), ("awq", "bfloat16", 7, 0.3)]
 )
@@ -55,10 +63,7 @@ def test_the_engine_serves_a_quantised_checkpoint(
     """As far as the rounding of activations allows, to 8 bits with int8 and to the digits of its type with awq."""
     source = random_checkpoint(tmp_path / "source", **(MODELS["everything"] | WIDTHS))
     quantized = quantize_checkpoint(source, tmp_path / method, method, calibration_log())
-    requests = [
-        list_request(scattered(interactions(100 + place, length, f"u{place}"), random.Random(place)))
-        for place, length in enumerate((1, 80, 16, 40))
-    ]
+    requests = requests_of_users()
     wanted = ReferenceRecommender(quantized).recommend(requests)
     with served(quantized, dtype=dtype) as recommend:
         for ours, theirs in zip(recommend(requests), wanted, strict=True):
@@ -66,3 +71,16 @@ def test_the_engine_serves_a_quantised_checkpoint(
             assert isinstance(theirs, ListResult)
             assert len(set(ours.video_ids) & set(theirs.video_ids)) >= shared
             assert max(abs(a - b) for a, b in zip(ours.scores, theirs.scores, strict=True)) < worst
+
+
+def test_the_engine_quantises_to_fp8_as_it_loads(tmp_path: Path) -> None:
+    """Any checkpoint, by the layers' own loading, to nearly the same lists."""
+    source = open_checkpoint(random_checkpoint(tmp_path / "source", **(MODELS["everything"] | WIDTHS)))
+    requests = requests_of_users()
+    with served(source, dtype="bfloat16", quantization="fp8_per_channel") as recommend:
+        outcomes = recommend(requests)
+    for ours, theirs in zip(outcomes, ReferenceRecommender(source).recommend(requests), strict=True):
+        assert isinstance(ours, ListResult)
+        assert isinstance(theirs, ListResult)
+        assert len(set(ours.video_ids) & set(theirs.video_ids)) >= 7
+        assert max(abs(a - b) for a, b in zip(ours.scores, theirs.scores, strict=True)) < 0.3

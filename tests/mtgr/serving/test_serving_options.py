@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from quantized import WIDTHS, calibration_log
 from serving import random_checkpoint
 
@@ -90,10 +91,7 @@ def test_cores_that_are_none_are_named(cores: str) -> None:
             "max_num_batched_tokens is 81, where 145 or more is wanted",
         ),
         ({"kv_cache_gib": 1e-5}, r"kv_cache_gib is 1e-05, where \S+ or more is wanted: .* 145 tokens"),
-        (
-            {"quantization": "fp8"},
-            "quantization is 'fp8', where a GPU is wanted; .*`mtgr-stream quantize --method int8`",
-        ),
+        ({"quantization": "fp8"}, "quantization is 'fp8', where 'fp8_per_channel' or a GPU is wanted"),
         ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype is 'fp8', where a GPU is wanted"),
         ({"tensor_parallel_size": 3}, "tensor_parallel_size is 3, where a divisor of n_heads 2 is wanted"),
         (
@@ -117,19 +115,16 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(current_platform), "is_cpu", lambda self: False)
 
 
-def test_what_a_gpu_alone_has_is_taken_there(
-    monkeypatch: pytest.MonkeyPatch, checkpoints: dict[str, Checkpoint]
-) -> None:
+def test_what_a_gpu_alone_has_is_taken_there(monkeypatch: pytest.MonkeyPatch, checkpoint: Checkpoint) -> None:
     """FP8, bfloat16 by itself, a cache as large as the weights leave, and devices for each replica."""
     on_gpu(monkeypatch)
-    plain, timed = checkpoints["plain"], checkpoints["everything"]
     options = EngineOptions(
-        checkpoint=plain.directory, dtype="auto", quantization="fp8", kv_cache_dtype="fp8", replicas=2
+        checkpoint=checkpoint.directory, dtype="auto", quantization="fp8", kv_cache_dtype="fp8", replicas=2
     )
-    first, second = (engine_arguments(one, plain) for one in replica_options(options))
+    first, second = (engine_arguments(one, checkpoint) for one in replica_options(options))
     wanted = {
         "dtype": "bfloat16",
-        "quantization": "fp8",
+        "quantization": "fp8_per_tensor",
         "kv_cache_dtype": "fp8",
         "kv_cache_memory_bytes": None,
         "gpu_memory_utilization": 0.9,
@@ -137,8 +132,10 @@ def test_what_a_gpu_alone_has_is_taken_there(
     }
     assert wanted.items() <= first.items()
     assert second["device_ids"] == [1]
-    with pytest.raises(InputError, match=r"'auto' is wanted: the model has a time bias, .* do not fit FP8"):
-        engine_arguments(options, timed)
+    with pytest.raises(
+        InputError, match="dtype is 'float32', where 'bfloat16' or 'float16' is wanted with quantiz"
+    ):
+        engine_arguments(structs.replace(options, dtype="float32"), checkpoint)
 
 
 def test_a_quantised_checkpoint_asks_for_what_serves_it(tmp_path: Path) -> None:
@@ -149,7 +146,7 @@ def test_a_quantised_checkpoint_asks_for_what_serves_it(tmp_path: Path) -> None:
         ({}, "dtype is 'float32', where 'bfloat16' or 'float16' is wanted for a checkpoint in awq"),
         (
             {"quantization": "fp8"},
-            "quantization is 'fp8', where none is wanted: .* is quantized by awq already",
+            "quantization is 'fp8', where none is wanted: .* is quantised by awq already",
         ),
         (
             {"dtype": "auto", "tensor_parallel_size": 2},
