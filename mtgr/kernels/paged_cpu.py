@@ -33,7 +33,12 @@ TILE_QUERIES: Final = 64
 """Queries of a tile: longer ones crowd a core's memory, shorter ones read the cache more often."""
 
 _FORMATS: Final = {torch.float32: FLOAT32, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
-_SOURCES: Final = (cpu_rows, cpu_tiles, simd, simd_math, time_cells)  # of machine code, beside `cpu_threads`
+_SOURCES: Final = hashlib.sha256(
+    b"".join(
+        Path(str(module.__file__)).read_bytes()
+        for module in (cpu_rows, cpu_tiles, simd, simd_math, time_cells)
+    )
+).hexdigest()  # what numba compiles beside `cpu_threads`, as it was imported
 _ALIGNMENT: Final = 64  # bytes, of a vector at most
 _TILES_OF_A_THREAD: Final = 4  # with fewer, some threads would wait long for the last one
 
@@ -124,7 +129,7 @@ def store(
     slots: (tokens,) block * block_size + offset, or PADDING for a token that is kept nowhere. The rest is of FP8
     caches, and what is no number of theirs has no scale. ValueError for a cache of another format than `attend` takes.
     """
-    tokens = len(slots)
+    tokens = min(len(slots), len(key))
     if not tokens:
         return
     _format(kv_cache)
@@ -177,12 +182,11 @@ def _store() -> int:
 
 def _compiled(entry: Callable[[str], Callable[[Any], None]], work: npt.DTypeLike) -> int:
     """The address of a thread's function."""
-    sources = [Path(str(module.__file__)).read_bytes() for module in _SOURCES]
-    function = entry(hashlib.sha256(b"".join(sources)).hexdigest())
+    function = entry(_SOURCES)
     signature = numba.types.void(numba.types.CPointer(numba.from_dtype(work)))
     try:
         compiled = numba.cfunc(signature, cache=True, error_model="numpy")(function)
-    except RuntimeError:  # there is no folder that numba could write to
+    except (RuntimeError, OSError):  # there is no folder that numba can write to
         compiled = numba.cfunc(signature, error_model="numpy")(function)
     kept = _kept.setdefault(function.__name__, compiled)
     return int(kept.address)

@@ -17,6 +17,19 @@ from numba.core import cgutils, config
 from numba.extending import intrinsic, models, register_model
 
 
+def _know_own_attributes() -> None:
+    """Let llvmlite's library say that it has no attributes of its own, where it would say that this is a C function.
+
+    A CPU worker of vLLM asks everything in every module for its attributes, and would fail at what it is told.
+    """
+    library = llvm.ffi.lib
+    if not isinstance(getattr(library, "__dict__", {}), dict):
+        library._fntab["__dict__"] = {}
+
+
+_know_own_attributes()
+
+
 def _processor_features() -> set[str]:
     """What numba compiles for: this processor, unless the environment names another."""
     if config.CPU_NAME:

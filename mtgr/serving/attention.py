@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,18 +18,9 @@ from vllm.v1.attention.backend import (
 )
 from vllm.v1.kv_cache_interface import KVCacheLayout
 
+from mtgr.kernels.dispatch import kernels_for
 from mtgr.kernels.paged import PagedStep, plan_step, tile_for
 from mtgr.serving.bias import ServedBias
-from mtgr.serving.paged_attention import TileGroup, attend, plan_tiles, store
-
-
-@dataclass(slots=True)
-class SiluAttentionMetadata:
-    """What the layers of one step share; on a GPU a step as its kernels take it, elsewhere groups of tiles."""
-
-    tokens: int
-    groups: list[TileGroup]
-    step: PagedStep | None = None
 
 
 class SiluAttentionMetadataBuilder(AttentionMetadataBuilder):  # type: ignore[misc]
@@ -38,49 +28,27 @@ class SiluAttentionMetadataBuilder(AttentionMetadataBuilder):  # type: ignore[mi
 
     def __init__(self, kv_cache_spec: Any, layer_names: list[str], vllm_config: Any, device: Any) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
-        self._block_size: int = kv_cache_spec.block_size
-        self._heads: int = kv_cache_spec.num_kv_heads
+        kernels_for(torch.device(device))  # compiles what there is to compile, which no step should wait for
 
     def build(
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
-    ) -> SiluAttentionMetadata:
+    ) -> PagedStep:
         """Cut the step's queries into tiles."""
         common = common_attn_metadata
         requests = common.num_reqs
-        return attention_metadata(
+        return layers_step(
             common.query_start_loc_cpu[: requests + 1].numpy(),
             common.seq_lens[:requests].cpu().numpy(),
             common.block_table_tensor[:requests],
-            block_size=self._block_size,
-            heads=self._heads,
         )
 
 
-def attention_metadata(
-    query_starts: npt.NDArray[np.int32],
-    lengths: npt.NDArray[np.int32],
-    block_table: Tensor,
-    *,
-    block_size: int,
-    heads: int,
-) -> SiluAttentionMetadata:
-    """What the layers of a step share, which is made once; arguments as of `mtgr.kernels.paged.PagedStep`."""
-    tokens = int(query_starts[-1])
-    if block_table.is_cuda:
-        tile_queries = tile_for(int(np.diff(query_starts).max()))
-        step = plan_step(
-            query_starts, lengths, block_table, tile_queries=tile_queries, device=block_table.device
-        )
-        return SiluAttentionMetadata(tokens, [], step)
-    groups = plan_tiles(
-        query_starts,
-        lengths,
-        block_table.cpu().numpy(),
-        block_size=block_size,
-        heads=heads,
-        device=block_table.device,
-    )
-    return SiluAttentionMetadata(tokens, groups)
+def layers_step(
+    query_starts: npt.NDArray[np.int32], lengths: npt.NDArray[np.int32], block_table: Tensor
+) -> PagedStep:
+    """What the layers of a step share, on the device of the block table; arguments as of `PagedStep`."""
+    tile_queries = tile_for(int(np.diff(query_starts).max(initial=1)))
+    return plan_step(query_starts, lengths, block_table, tile_queries=tile_queries, device=block_table.device)
 
 
 class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
@@ -119,13 +87,8 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
         self, layer: Any, key: Tensor, value: Tensor, kv_cache: Tensor, slot_mapping: Tensor
     ) -> None:
         """Write a step's keys and values to their slots; runs before `forward`."""
-        if key.is_cuda:
-            from mtgr.kernels import paged_triton
-
-            timed = self._bias is not None and self._bias.by_time is not None
-            paged_triton.store(key, value, cache_numbers(kv_cache), slot_mapping, timed=timed)
-            return
-        store(key, value, kv_cache, slot_mapping)
+        timed = self._bias is not None and self._bias.by_time is not None
+        kernels_for(key.device).store(key, value, cache_numbers(kv_cache), slot_mapping, timed=timed)
 
     def forward(
         self,
@@ -134,7 +97,7 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
         key: Tensor,
         value: Tensor,
         kv_cache: Tensor,
-        attn_metadata: SiluAttentionMetadata | None,
+        attn_metadata: PagedStep | None,
         output: Tensor,
         output_scale: Tensor | None = None,
         output_block_scale: Tensor | None = None,
@@ -142,28 +105,14 @@ class SiluAttentionImpl(AttentionImpl):  # type: ignore[misc]
         """query: (tokens, heads, head_size); output: (tokens, heads, d_v), written and returned."""
         if attn_metadata is None:  # a profiling run has no cache to read
             return output.zero_()
-        bias = None if self._bias is None else self._bias.tables
-        if attn_metadata.step is not None:
-            from mtgr.kernels import paged_triton
-
-            paged_triton.attend(
-                query,
-                cache_numbers(kv_cache),
-                output,
-                attn_metadata.step,
-                scale=self.scale,
-                normalizer=1.0 / self._length,
-                bias=bias,
-            )
-            return output
-        attend(
-            attn_metadata.groups,
+        kernels_for(query.device).attend(
             query,
-            kv_cache,
+            cache_numbers(kv_cache),
             output,
+            attn_metadata,
             scale=self.scale,
             normalizer=1.0 / self._length,
-            bias=bias,
+            bias=None if self._bias is None else self._bias.tables,
         )
         return output
 

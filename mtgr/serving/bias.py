@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
 
 from mtgr.config import ModelConfig
+from mtgr.kernels.paged import BiasTables
 from mtgr.model.bias import TIME_BUCKETS
-from mtgr.serving.paged_attention import BiasTables
 
 
 class BiasTable(nn.Module):

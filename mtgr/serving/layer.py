@@ -133,7 +133,7 @@ class ServedLayer(nn.Module):
         context = get_forward_context()
         name = self.attention.layer_name
         cache, slots = cache_numbers(self.attention.kv_cache), context.slot_mapping[name]
-        step = context.attn_metadata[name].step
+        step = context.attn_metadata[name]
         x, normed = self._add_norm(x, delta, group, self.norm_in)
         projected, _ = self.uvqk(normed)
         u, q = token_ops_triton.split_silu_store(

@@ -14,8 +14,9 @@ from torch import Tensor
 from vllm.forward_context import set_forward_context
 from vllm.platforms import current_platform
 
+from mtgr.kernels.paged import PagedStep
 from mtgr.requests import MAX_SLATE
-from mtgr.serving.attention import SiluAttentionMetadata, attention_metadata
+from mtgr.serving.attention import layers_step
 from mtgr.serving.session_batches import NO_ITEM, NOTHING, Answer, Step
 from mtgr.serving.step_graphs import CudaGraphs, StepGraphs
 
@@ -78,7 +79,7 @@ class SessionWorker:
         layers = self._vllm_config.compilation_config.static_forward_context
         self._layers: Final = [name for name, layer in layers.items() if hasattr(layer, "kv_cache")]
         cache: Tensor = layers[self._layers[0]].kv_cache
-        self.blocks, self._heads, self.block_size, _ = cache.shape
+        self.blocks, _, self.block_size, _ = cache.shape
         self._items: Final = torch.full(
             (self.blocks, self.block_size), NO_ITEM, dtype=torch.int32, device=self._device
         )
@@ -167,20 +168,12 @@ class SessionWorker:
             hidden = self._graphs.run(rows, positions, slots, starts, lengths, parts.blocks)
             if hidden is not None:
                 return hidden
-        metadata = attention_metadata(
-            starts,
-            lengths,
-            self._tensor(parts.blocks),
-            block_size=self.block_size,
-            heads=self._heads,
-        )
-        return self._compute(rows, self._tensor(positions), self._tensor(slots), metadata)
+        layers = layers_step(starts, lengths, self._tensor(parts.blocks))
+        return self._compute(rows, self._tensor(positions), self._tensor(slots), layers)
 
-    def _compute(
-        self, rows: Tensor, positions: Tensor, slots: Tensor, metadata: SiluAttentionMetadata
-    ) -> Tensor:
+    def _compute(self, rows: Tensor, positions: Tensor, slots: Tensor, layers: PagedStep) -> Tensor:
         with set_forward_context(
-            dict.fromkeys(self._layers, metadata),
+            dict.fromkeys(self._layers, layers),
             self._vllm_config,
             num_tokens=len(rows),
             slot_mapping=dict.fromkeys(self._layers, slots),
@@ -193,9 +186,7 @@ class SessionWorker:
         config, scheduler = self._model.config, self._vllm_config.scheduler_config
         longest = config.max_length + MAX_SLATE
         graphs = StepGraphs(
-            lambda rows, positions, slots, step: self._compute(
-                rows, positions, slots, SiluAttentionMetadata(len(rows), [], step)
-            ),
+            self._compute,
             lanes=config.row_width,
             requests=scheduler.max_num_seqs,
             blocks=-(-longest // self.block_size),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -162,3 +166,31 @@ def test_a_step_without_tokens_does_nothing() -> None:
     step = batch.step()
     empty = type(step)(step.query_starts, step.lengths, step.block_table, step.tiles[:0], 16)
     paged_cpu.attend(batch.query, cache, nothing, empty, scale=1.0, normalizer=1.0)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names processors of this architecture")
+@pytest.mark.parametrize(
+    ("processor", "features"), [("haswell", "+sse4.2,+avx,+avx2,+fma,+f16c,+bmi,+bmi2"), ("x86-64", "+sse2")]
+)
+def test_other_processors_compute_the_same(processor: str, features: str) -> None:
+    """With vectors of 8 numbers and of 4, in a process that compiles for them from its start on."""
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "threads or half", __file__],
+        env={
+            **os.environ,
+            "NUMBA_CPU_NAME": processor,
+            "NUMBA_CPU_FEATURES": features,
+            "OMP_NUM_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-1000:]
+
+
+def test_vllm_may_ask_the_compiler_for_its_attributes() -> None:
+    """A CPU worker of vLLM, started after the kernels, asks every module's objects for theirs."""
+    from llvmlite.binding import ffi
+
+    assert isinstance(vars(ffi.lib), dict)

@@ -10,9 +10,9 @@ from serving import MODELS
 from torch import Tensor
 
 from mtgr.config import ModelConfig
+from mtgr.kernels.paged import BiasTables
 from mtgr.model.bias import RelativeBias
 from mtgr.presets import PRESETS
-from mtgr.serving.paged_attention import BiasTables
 
 pytestmark = pytest.mark.vllm
 
