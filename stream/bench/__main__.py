@@ -18,7 +18,7 @@ from mtgr.checkpoint import save_checkpoint
 from mtgr.errors import InputError
 from mtgr.model.mtgr import MTGR
 from mtgr.presets import PRESETS
-from stream.bench import engine, fold, lists, memory
+from stream.bench import engine, fold, lists, memory, state
 from stream.bench.environment import Bench
 from stream.demo.kafka import local_kafka
 from stream.kafka import quieten
@@ -26,7 +26,7 @@ from stream.kafka import quieten
 _VIDEOS = 10_000
 _COLUMNS = 120  # the tables', also where there is no terminal
 _KINDS = ("vllm", "torch")
-_PARTS = ("engine", "fold", "lists", "memory")
+_PARTS = ("engine", "fold", "lists", "memory", "state")
 
 
 @click.command()
@@ -35,8 +35,10 @@ _PARTS = ("engine", "fold", "lists", "memory")
 @click.option("--events", default=400_000, show_default=True, help="Events of a fold run.")
 @click.option("--users", default=1_000, show_default=True, help="Users of a lists run.")
 @click.option("--seconds", default=15.0, show_default=True, help="Measured time of a lists run, each phase.")
-@click.option("--state-users", default=100_000, show_default=True, help="Users of the memory run.")
-@click.option("--state-events", default=2_000_000, show_default=True, help="Events of the memory run.")
+@click.option("--state-users", default=100_000, show_default=True, help="Users of the memory and state runs.")
+@click.option(
+    "--state-events", default=2_000_000, show_default=True, help="Events of the memory and state runs."
+)
 def main(
     parts: tuple[str, ...],
     repeats: int,
@@ -69,6 +71,10 @@ def main(
                 console.print(_fold_table(bench, checkpoint, repeats, events))
             if "lists" in wanted:
                 console.print(_lists_table(bench, checkpoint, repeats, users, seconds))
+            if "state" in wanted:
+                console.print(
+                    state.table(state.run(bench, checkpoint, users=state_users, events=state_events))
+                )
             if "memory" in wanted:
                 console.print(
                     _memory_table(memory.run(bench, checkpoint, users=state_users, events=state_events))
