@@ -108,7 +108,7 @@ class BatchPlanner:
         step_requests: int,
         batch_tokens: int,
     ) -> None:
-        """A batch takes no more requests once it has `batch_tokens`; a step has at most so many tokens and requests."""
+        """A batch has at most `batch_tokens`, or one request; a step has at most so many tokens and requests."""
         self.table: Final = table
         self._config: Final = checkpoint.config
         self._catalog: Final = checkpoint.catalog
@@ -165,20 +165,24 @@ class BatchPlanner:
         blocks = 0
         users: set[str] = set()
         for place, request in enumerate(requests):
-            if request.user_id in users or batch.tokens >= self._batch_tokens:
+            if request.user_id in users:
                 break  # a user's later request goes on from what the earlier one leaves
             try:
                 self._check(request)
+                session = self.table.find(request)
+                new = len(request.records) // RECORD_BYTES + 1
+                if session is not None:
+                    new = max(1, new - session.events - 1)
                 blocks += self.table.blocks_of(self._tokens(request))
-                if blocks > self.table.capacity:
+                if blocks > self.table.capacity or (batch.tokens and batch.tokens + new > self._batch_tokens):
                     break
-                piece = self._piece(place, request)
+                piece = self._piece(place, request, session)
             except RequestRefused as error:
                 batch.refusals[place] = refusal(error)
             else:
                 users.add(request.user_id)
                 batch.pieces.append(piece)
-                batch.tokens += piece.events - piece.first + piece.fresh
+                batch.tokens += new
             batch.taken += 1
         return batch
 
@@ -191,9 +195,8 @@ class BatchPlanner:
         seen = np.unique(self._catalog.indices(history.video_ids))
         check_count(request.count, int((seen < len(self._catalog)).sum()), len(self._catalog))
 
-    def _piece(self, place: int, request: ListRequest) -> Piece:
-        """What is new of a request; its session is then as it will be once that is computed."""
-        session = self.table.find(request)
+    def _piece(self, place: int, request: ListRequest, session: Session | None) -> Piece:
+        """What is new of a request to its session; that is then as it will be once this is computed."""
         records, events = request.records, len(request.records) // RECORD_BYTES
         if session is None:
             try:
@@ -270,7 +273,7 @@ class BatchPlanner:
             except RequestRefused as error:
                 batch.refusals[piece.place] = refusal(error)
             else:
-                sound.append(self._piece(piece.place, piece.request))
+                sound.append(self._piece(piece.place, piece.request, None))
         batch.pieces = sound
         batch.tokens = sum(piece.events + 1 for piece in sound)
 

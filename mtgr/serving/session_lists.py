@@ -20,11 +20,11 @@ RunSteps = Callable[[bytes], Awaitable[bytes]]
 """Sends steps to the engine and gives back its answer; calls are answered in the order they were made."""
 
 BATCHES_UNDER_WAY: Final = 2
-"""One that the engine computes, and one that it finds when that is done: a third would only wait there, closed to
+"""One that the engine computes, and one that is ready when that is done: a third would only wait there, closed to
 requests that come meanwhile."""
 
-BATCH_STEPS: Final = 2
-"""Steps' worth of new tokens after which a batch is sent: the engine begins while the next one is encoded."""
+BATCH_TOKENS: Final = 4096
+"""New tokens after which a batch is sent: enough to keep a GPU busy while the next one is encoded."""
 
 
 @dataclass(slots=True, eq=False)
@@ -143,7 +143,7 @@ def session_planner(
         SessionTable(blocks, block_size),
         step_tokens=options.max_num_batched_tokens,
         step_requests=options.max_num_seqs,
-        batch_tokens=BATCH_STEPS * options.max_num_batched_tokens,
+        batch_tokens=BATCH_TOKENS,
     )
 
 

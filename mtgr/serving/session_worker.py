@@ -18,7 +18,7 @@ from mtgr.kernels.paged import PagedStep
 from mtgr.requests import MAX_SLATE
 from mtgr.serving.attention import layers_step
 from mtgr.serving.session_batches import NO_ITEM, NOTHING, Answer, Step
-from mtgr.serving.step_graphs import CudaGraphs, StepGraphs
+from mtgr.serving.step_graphs import CudaGraphs, StepGraphs, pinned
 
 if current_platform.is_cuda():
     from mtgr.kernels import token_ops_triton, top_k_triton
@@ -65,6 +65,28 @@ class Parts:
         return Parts(cached, ones, self.blocks[chosen], ones, np.ones(len(chosen), np.bool_))
 
 
+@dataclass(frozen=True, slots=True)
+class PendingAnswer:
+    """The answer to steps that may still be computed; lists: (2, n) int32 items and, bit for bit, float32 scores."""
+
+    lists: Tensor | None
+    done: torch.cuda.Event | None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether nothing is left to wait for."""
+        return self.done is None
+
+    def wait(self) -> Answer:
+        """The answer, from any thread."""
+        if self.lists is None:
+            return NOTHING
+        if self.done is not None:
+            self.done.synchronize()
+        items, scores = self.lists.numpy()
+        return Answer(items.tobytes(), scores.tobytes())
+
+
 class SessionWorker:
     """Runs steps on the model of a vLLM worker.
 
@@ -89,72 +111,92 @@ class SessionWorker:
                 self._graphs = self._captured()
 
     @torch.inference_mode()
-    def run(self, steps: list[Step]) -> Answer:
-        """Compute steps in their order; the answer has the lists of the requests that end in them."""
-        items, scores = [], []
-        for step in steps:
-            for listed, scored in self._run(step):
-                items.append(listed)
-                scores.append(scored)
-        if not items:
-            return NOTHING
-        return Answer(
-            torch.cat(items).to(torch.int32).cpu().numpy().tobytes(),
-            torch.cat(scores).cpu().numpy().tobytes(),
-        )
+    def launch(self, steps: list[Step]) -> PendingAnswer:
+        """Begin to compute steps, in their order and after those begun before; a GPU goes on while this returns.
 
-    def _run(self, step: Step) -> list[tuple[Tensor, Tensor]]:
+        The answer has the lists of the requests that end in these steps.
+        """
+        lists = [made for step in steps if (made := self._run(step)) is not None]
+        if not lists:
+            return PendingAnswer(None, None)
+        items = torch.cat([listed for listed, _ in lists])
+        scores = torch.cat([scored for _, scored in lists])
+        both = torch.stack([items, scores.view(torch.int32)])
+        if self._device.type != "cuda":
+            return PendingAnswer(both, None)
+        host = torch.empty(both.shape, dtype=both.dtype, pin_memory=True)
+        host.copy_(both, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+        return PendingAnswer(host, done)
+
+    def _run(self, step: Step) -> tuple[Tensor, Tensor] | None:
+        """The items and scores of a step's lists, joined; None if no request ends in it."""
         parts = Parts.of(step)
         rows = np.frombuffer(step.rows, np.float32).reshape(int(parts.new.sum()), -1)
         hidden = self._forward(self._tensor(rows), self._tensor(np.frombuffer(step.items, np.int32)), parts)
         ending = np.flatnonzero(parts.counts)
         if not len(ending):
-            return []
-        last = self._tensor(parts.starts[1:][ending] - 1)
-        logits = self._logits(hidden[last], parts, ending)
-        slates = parts.slates[ending]
-        lists: list[tuple[Tensor, Tensor]] = [None] * len(ending)  # type: ignore[list-item]
-        most = int(parts.counts[ending].max(where=~slates, initial=0))
-        if most:
-            values, items = self._top_k(logits, most)
-            values = values - logits.logsumexp(-1, keepdim=True)
-            for place in np.flatnonzero(~slates).tolist():
-                count = int(parts.counts[ending[place]])
-                lists[place] = items[place, :count], values[place, :count]
-        if slates.any():
-            places = np.flatnonzero(slates)
-            made = self._slates(logits[self._tensor(places)], parts, ending[places])
-            for place, slate in zip(places.tolist(), made, strict=True):
-                lists[place] = slate
-        return lists
+            return None
+        counts, slates = parts.counts[ending], parts.slates[ending]
+        last = parts.starts[1:][ending] - 1
+        if len(last) < len(hidden):
+            hidden = hidden[self._tensor(last)]
+        logits = self._logits(hidden, parts, ending)
+        if not slates.any():
+            items, scores = self._best(logits, int(counts.max()))
+        else:
+            shape = len(counts), int(counts.max())
+            items = torch.full(shape, NO_ITEM, dtype=torch.int32, device=self._device)
+            scores = torch.zeros(shape, device=self._device)
+            for chosen, make in ((slates, self._slates), (~slates, self._lists)):
+                if chosen.any():
+                    places, most = np.flatnonzero(chosen), int(counts[chosen].max())
+                    where = self._tensor(places)
+                    items[where, :most], scores[where, :most] = make(logits[where], parts, ending[places])
+        if (counts == counts[0]).all():
+            return items.flatten(), scores.flatten()
+        wanted = self._tensor(np.arange(items.shape[1]) < counts[:, None])
+        return items[wanted], scores[wanted]
 
-    def _slates(
-        self, logits: Tensor, parts: Parts, chosen: npt.NDArray[np.intp]
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Lists made video by video, from the logits (n, slots) of the first ones, of the chosen requests."""
+    def _lists(self, logits: Tensor, parts: Parts, chosen: npt.NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+        """Lists made at once, as `_slates` makes others."""
+        return self._best(logits, int(parts.counts[chosen].max()))
+
+    @staticmethod
+    def _best(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Places and log-probabilities of the k largest logits of each row, largest first: (n, k) int32, float32."""
+        if logits.is_cuda and k <= FAST_TOP_K:
+            values, items = top_k_triton.top_k(logits, k)
+        else:
+            values, items = logits.topk(k, dim=-1)
+        return items.to(torch.int32), values - logits.logsumexp(-1, keepdim=True)
+
+    def _slates(self, logits: Tensor, parts: Parts, chosen: npt.NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+        """Lists made video by video, from the logits (n, slots) of the first ones, of the chosen requests.
+
+        Returns items (n, length) int32 and scores (n, length), of which a shorter list has less.
+        """
         counts = parts.counts[chosen]
         listed: list[Tensor] = []
         scored: list[Tensor] = []
         going = np.arange(len(chosen))  # of the chosen: those whose lists go on
         for length in range(int(counts.max())):
-            best = logits.max(-1, keepdim=True)
-            column = torch.full((len(chosen), 1), NO_ITEM, dtype=torch.int64, device=logits.device)
-            score = logits.new_zeros((len(chosen), 1))
+            item, score = self._best(logits, 1)
+            column = torch.full((len(chosen), 1), NO_ITEM, dtype=torch.int32, device=self._device)
             where = self._tensor(going)
-            column[where] = best.indices
-            score[where] = best.values - logits.logsumexp(-1, keepdim=True)
+            column[where] = item
             listed.append(column)
-            scored.append(score)
+            scored.append(torch.zeros((len(chosen), 1), device=self._device).index_copy_(0, where, score))
             still = counts[going] > length + 1
             going = going[still]
             if not len(going):
                 break
-            token = best.indices[self._tensor(np.flatnonzero(still))].squeeze(1)
+            token = item[self._tensor(np.flatnonzero(still))].squeeze(1)
             more = parts.next_token(chosen[going], length)
-            hidden = self._forward(self._model.embed_input_ids(token).float(), token.to(torch.int32), more)
+            hidden = self._forward(self._model.embed_input_ids(token).float(), token, more)
             logits = self._logits(hidden, more, np.arange(len(going)))
-        items, scores = torch.cat(listed, 1), torch.cat(scored, 1)
-        return [(items[place, :count], scores[place, :count]) for place, count in enumerate(counts.tolist())]
+        return torch.cat(listed, 1), torch.cat(scored, 1)
 
     def _forward(self, rows: Tensor, items: Tensor, parts: Parts) -> Tensor:
         """The hidden states (tokens, d_model) of rows (tokens, lanes), whose keys and items are then in the cache."""
@@ -216,16 +258,7 @@ class SessionWorker:
             1, items.where(seen, 0).long(), torch.where(seen, -torch.inf, torch.inf), "amin"
         )
 
-    @staticmethod
-    def _top_k(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """The k largest logits of each row, largest first, and their places."""
-        if logits.is_cuda and k <= FAST_TOP_K:
-            values, items = top_k_triton.top_k(logits, k)
-        else:
-            values, items = logits.topk(k, dim=-1)
-        return values, items.to(torch.int32)
-
     def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
-        if not array.flags.writeable:
-            array = array.copy()
-        return torch.from_numpy(array).to(self._device, non_blocking=True)
+        if self._device.type == "cuda":
+            return pinned(array).to(self._device, non_blocking=True)
+        return torch.from_numpy(array if array.flags.writeable else array.copy())

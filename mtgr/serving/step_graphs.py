@@ -164,7 +164,7 @@ class StepGraphs:
             (self._blocks[:requests, : blocks.shape[1]], blocks),
             (graph.step.tiles, tiles),
         ):
-            buffer.copy_(torch.from_numpy(np.ascontiguousarray(array)), non_blocking=True)
+            buffer.copy_(pinned(array) if buffer.is_cuda else torch.from_numpy(array), non_blocking=True)
         graph.recording.replay()
         return graph.recording.result[:tokens]
 
@@ -172,6 +172,13 @@ class StepGraphs:
         """Tiles that any step of so many tokens is cut to at most: all its requests may have a single token."""
         requests = min(tokens, self._requests)
         return requests if tile == 1 else requests + (tokens - requests) // tile
+
+
+def pinned(array: npt.NDArray[Any]) -> Tensor:
+    """A copy that a GPU reads by itself, while the host goes on."""
+    copy = torch.empty(array.shape, dtype=torch.from_numpy(array[:0].copy()).dtype, pin_memory=True)
+    copy.numpy()[...] = array
+    return copy
 
 
 def _up_to(most: int, sizes: Sequence[int]) -> list[int]:

@@ -8,10 +8,11 @@ from mtgr.serving.additions import VideoAdditions
 from mtgr.serving.session_batches import decode_steps, encode_answer
 
 if TYPE_CHECKING:
-    from mtgr.serving.session_worker import SessionWorker
+    from mtgr.serving.session_worker import PendingAnswer, SessionWorker
 
 OPEN_SESSIONS: Final = "open_sessions"
 RUN_STEPS: Final = "run_steps"
+LAUNCH_STEPS: Final = "launch_steps"
 
 
 class WorkerExtension(VideoAdditions):
@@ -27,7 +28,11 @@ class WorkerExtension(VideoAdditions):
         self.sessions = SessionWorker(worker)
         return self.sessions.blocks, self.sessions.block_size
 
-    def run_steps(self, packed: bytes) -> bytes:
-        """The answer to steps, both as `mtgr.serving.session_batches` encodes them."""
+    def launch_steps(self, packed: bytes) -> PendingAnswer:
+        """Begin to compute steps, encoded by `mtgr.serving.session_batches`, whose answer can be waited for."""
         assert self.sessions is not None
-        return encode_answer(self.sessions.run(decode_steps(packed)))
+        return self.sessions.launch(decode_steps(packed))
+
+    def run_steps(self, packed: bytes) -> bytes:
+        """The encoded answer to steps."""
+        return encode_answer(self.launch_steps(packed).wait())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -93,7 +94,8 @@ def _by_sessions(llm: Any, checkpoint: Checkpoint, options: EngineOptions) -> Re
         outcomes: list[ListOutcome] = []
         while len(outcomes) < len(requests):
             batch = planner.plan(requests[len(outcomes) :])
-            (answer, *_) = llm.collective_rpc(RUN_STEPS, args=(encode_steps(batch.steps),))
+            answers = llm.collective_rpc(RUN_STEPS, args=(encode_steps(batch.steps),))
+            (answer, *_) = answers.result() if isinstance(answers, Future) else answers
             made = dict(planner.read(batch, decode_answer(answer)))
             outcomes += [made[place] for place in range(batch.taken)]
         return outcomes
@@ -192,7 +194,7 @@ def test_appended_events_find_the_history_in_the_cache(pair: Pair) -> None:
         by_sessions = pair.options.scheduling == "sessions"
         if by_sessions or pair.options.enable_prefix_caching:
             # tokens: the profile and the events
-            block = 1 if by_sessions else pair.options.block_size
+            block = 1 if by_sessions else pair.options.block_size or 16
             known = [(1 + len(events) - fewer) // block * block for events in users]
 
 
