@@ -401,6 +401,37 @@ async def test_exactly_once_needs_its_transactional_ids_and_no_more(
     await eventually(runs, "the first list")
 
 
+async def test_exactly_once_needs_the_transactional_ids_besides(
+    broker: SecureBroker, guarded: Deployment, reference_model: ReferenceRecommender
+) -> None:
+    """With the documented permissions transactions are written; without those on their ids the daemon says so."""
+    user = "lacking-13"
+    settings_ = guarded.settings()
+    await broker.grant((user, one.resource, one.name, one.operation) for one in daemon_permissions(settings_))
+    changes = {**broker.plain(user), "stream.delivery": "exactly_once"}
+    script = Script(reference_model)
+
+    async def allowed() -> bool:
+        try:
+            await ensure_topics(guarded.settings(changes=changes))
+        except InputError:
+            return False
+        return True
+
+    await eventually(allowed, "the user's permissions")
+    with pytest.raises(Fatal, match=r"(?i)transactional"):
+        async with inside(guarded, "refused", changes, generator=script.make):
+            pytest.fail("it must not get ready")
+    ids = [
+        transactional_id(settings_.kafka.group_id, TopicPartition(guarded.names.events, n)) for n in (0, 1)
+    ]
+    await broker.grant((user, "transactional id", one, op) for one in ids for op in ("Write", "Describe"))
+    await produce(broker.servers, guarded.names.events, all_outgoing(EventMaker(1, USERS).take(20)))
+    async with inside(guarded, "second", changes, generator=script.make) as daemon:
+        await consume(broker.servers, guarded.names.lists, 1)
+        await daemon.until(lambda: daemon.metric("owed_users") == 0, "every list")
+
+
 async def test_all_that_is_missing_is_named_at_once(broker: SecureBroker, guarded: Deployment) -> None:
     """An operator who forgot to grant anything reads the whole list in one line."""
     with pytest.raises(InputError) as caught:
