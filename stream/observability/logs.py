@@ -18,7 +18,15 @@ from stream.settings.secret import MASK
 
 _FIRST_KEYS: Final = ("timestamp", "level", "logger", "event")
 _SECRET_KEYS: Final = frozenset(
-    {"password", "sasl_password", "sasl_plain_password", "authorization", "secret"}
+    {
+        "authorization",
+        "password",
+        "sasl_password",
+        "sasl_plain_password",
+        "secret",
+        "ssl_key_password",
+        "token",
+    }
 )
 
 # vllm logs its throughput every ten seconds and its whole configuration at the start; aiokafka, at debug,
