@@ -366,41 +366,6 @@ async def test_the_listed_permissions_are_enough_and_each_is_needed(
         assert daemon.metric("restored_records_total") > 0
 
 
-async def test_exactly_once_needs_its_transactional_ids_and_no_more(
-    broker: SecureBroker, guarded: Deployment, reference_model: ReferenceRecommender
-) -> None:
-    """Without Write on the transactional ids a daemon ends and names one; with it, it does all its work."""
-    user = "lacking-13"
-    changes = {**broker.plain(user), "stream.delivery": "exactly_once"}
-    needed = daemon_permissions(guarded.settings())
-    await broker.grant((user, one.resource, one.name, one.operation) for one in needed)
-    script = Script(reference_model)
-    refusals = []
-
-    async def runs() -> bool:
-        try:
-            async with inside(guarded, changes=changes, generator=script.make):
-                await consume(broker.servers, guarded.names.lists, 1)
-                return True
-        except (Fatal, InputError) as error:
-            refusals.append(str(error))
-            return False
-
-    await produce(broker.servers, guarded.names.events, all_outgoing(EventMaker(1, USERS).take(5)))
-
-    async def refused() -> bool:
-        return not await runs() and "transactions of" in refusals[-1]
-
-    await eventually(refused, "the refusal of transactions")
-    ids = [
-        transactional_id(guarded.names.group, TopicPartition(guarded.names.events, number))
-        for number in (0, 1)
-    ]
-    assert any(one in refusals[-1] for one in ids)
-    await broker.grant((user, "transactional id", one, "Write") for one in ids)
-    await eventually(runs, "the first list")
-
-
 async def test_exactly_once_needs_the_transactional_ids_besides(
     broker: SecureBroker, guarded: Deployment, reference_model: ReferenceRecommender
 ) -> None:
