@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
 
@@ -15,16 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mtgr.bench.machine import machine
-from mtgr.bench.users import video_name
-from mtgr.catalog import Catalog
-from mtgr.checkpoint import CONFIG_FILE, Checkpoint, open_checkpoint, save_checkpoint
 from mtgr.datasets import read_events
 from mtgr.errors import InputError
 from mtgr.evaluation.evaluation import ALL, Evaluation
 from mtgr.evaluation.protocol import LeaveOneOut, Part
-from mtgr.presets import preset
-from mtgr.quantization.run import quantize_checkpoint
-from mtgr.quantization.scheme import Method, Quantization
+from mtgr.quantization.models import MeasuredModel
 from mtgr.quantization.variants import (
     VARIANTS,
     Device,
@@ -41,48 +34,6 @@ from mtgr.training.log import EventLog
 _METRIC: Final = "NDCG@10"
 _COLUMNS: Final = 120
 _TESTED: Final[tuple[Part, ...]] = ("test",)
-
-
-class _Model:
-    """One model as checkpoints of each method, made where they are not there yet."""
-
-    def __init__(
-        self, checkpoint: Path | None, preset_name: str | None, log: EventLog | None, work: Path
-    ) -> None:
-        self._work = work
-        self._log = log
-        self._preset = preset_name
-        self.dummy = checkpoint is None
-        self.plain = open_checkpoint(checkpoint) if checkpoint is not None else self._made_up(None)
-
-    def by(self, method: Method | None) -> Checkpoint:
-        """InputError if the model cannot be quantised so."""
-        if method is None:
-            return self.plain
-        if self.dummy:
-            return self._made_up(method)
-        directory = self._work / f"{self.plain.name}-{self.plain.version}-{method}"
-        if (directory / CONFIG_FILE).exists():
-            return open_checkpoint(directory)
-        # in a process of its own: with CUDA in this one, vLLM could not fork its engines'
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            pool.submit(_quantize, self.plain.directory, directory, method, self._log).result()
-        return open_checkpoint(directory)
-
-    def _made_up(self, method: Method | None) -> Checkpoint:
-        """A checkpoint without weights, which an engine makes up."""
-        assert self._preset is not None
-        config = preset(self._preset)
-        names = [video_name(index) for index in range(config.n_items)]
-        catalog = Catalog(names, config.unknown_buckets, config.spare_items)
-        quantization = None if method is None else Quantization.of(method, config)
-        directory = self._work / f"{self._preset}-{method or 'plain'}-without-weights"
-        return save_checkpoint(directory, self._preset, config, catalog, {}, quantization)
-
-
-def _quantize(source: Path, target: Path, method: Method, log: EventLog | None) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    quantize_checkpoint(source, target, method, log if method == "awq" else None, device=device)
 
 
 @click.command()
@@ -127,7 +78,7 @@ def main(
     chosen: Device = device or ("cuda" if torch.cuda.device_count() else "cpu")
     variants = _variants(chosen, names)
     log = EventLog.collect(read_events(list(files), None, None)) if files else None
-    model = _Model(checkpoint, preset_name, log, work)
+    model = MeasuredModel(checkpoint, preset_name, log, work)
     config = model.plain.config
     split = LeaveOneOut(target="watch").split(log, _TESTED) if log is not None else None
     evaluation = None if split is None else Evaluation(split, model.plain.catalog.video_ids, (5, 10))
@@ -158,7 +109,7 @@ def _variants(device: Device, names: tuple[str, ...]) -> list[Variant]:
 
 def _measure(
     variant: Variant,
-    model: _Model,
+    model: MeasuredModel,
     base: EngineOptions,
     load: Load,
     device: Device,
