@@ -28,7 +28,7 @@ from mtgr.bench.ours import (
     memory_record,
     no_room,
 )
-from mtgr.bench.plan import BLOCK_SIZE, PROFILED, WARM_UPS, Plan
+from mtgr.bench.plan import PROFILED, WARM_UPS, Plan
 from mtgr.bench.records import RecordFile, Row, Started, System
 from mtgr.bench.timing import run_async, settle, time_batches
 from mtgr.bench.users import SyntheticUsers
@@ -40,9 +40,9 @@ from mtgr.serving.quiet import quieten
 _SYSTEM: Final[System] = "llama"
 _GRAIN: Final = 64  # widths of an MLP that matrix units like
 _BLOCK_SIZE: Final = {
-    "cuda": BLOCK_SIZE,
-    "cpu": 2 * BLOCK_SIZE,
-}  # of its own attention on a CPU, the smallest
+    "cuda": 16,
+    "cpu": 32,
+}  # vLLM's own choice, and the smallest that its attention takes on a CPU
 _ENVIRONMENT: Final = (
     probe.ALLOW,
     ("VLLM_NO_USAGE_STATS", "1"),

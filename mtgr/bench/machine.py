@@ -39,7 +39,7 @@ def environment(device: Device, command: str) -> Environment:
             continue
     accelerator = None
     if device == "cuda":
-        versions["torch"] = torch.__version__
+        versions["torch"] = str(torch.__version__)
         versions["cuda"] = str(torch.version.cuda)
         properties = torch.cuda.get_device_properties(0)
         accelerator = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"

@@ -14,7 +14,7 @@ from mtgr.bench.attempts import attempt
 from mtgr.bench.cases import TOP, Case
 from mtgr.bench.checkpoints import random_checkpoint
 from mtgr.bench.load import Callers, open_loop, saturate
-from mtgr.bench.plan import BLOCK_SIZE, PROFILED, WARM_UPS, Plan
+from mtgr.bench.plan import PROFILED, WARM_UPS, Plan
 from mtgr.bench.records import DeviceTime, Kernel, Load, Memory, Missing, RecordFile, Row, Started, System
 from mtgr.bench.timing import run_async, settle, time_batches
 from mtgr.bench.users import SyntheticUsers, requests_of
@@ -48,7 +48,6 @@ def engine_options(plan: Plan, checkpoint: Checkpoint, cache_gib: float) -> Engi
         "checkpoint": checkpoint.directory,
         "dtype": plan.dtype,
         "kv_cache_gib": cache_gib,
-        "block_size": BLOCK_SIZE,
         "max_num_seqs": MAX_SEQS,
         "max_num_batched_tokens": MAX_TOKENS,
     }

@@ -17,7 +17,8 @@ from mtgr.serving.options import head_size
 
 NUMBER_BYTES: Final = {"float32": 4, "bfloat16": 2}
 DEFAULT_PRESETS: Final[dict[Device, tuple[str, ...]]] = {"cuda": ("seed-high",), "cpu": ("tiny", "small")}
-BLOCK_SIZE: Final = 16
+BLOCK_SIZE: Final = 64
+"""Tokens of a cache block of ours on a GPU, the largest that the engine takes by itself."""
 WARM_UPS: Final = 2
 PROFILED: Final = 4
 """Batches that a profiler watches."""
