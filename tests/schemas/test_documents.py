@@ -11,7 +11,15 @@ import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from schemas.codecs import decode_event, decode_instruction, decode_list, decode_video, encode_event, encode_list, encode_video
+from schemas.codecs import (
+    decode_event,
+    decode_instruction,
+    decode_list,
+    decode_video,
+    encode_event,
+    encode_list,
+    encode_video,
+)
 from schemas.documents import COMMAND, DIRECTORY, documents, main, stale
 from schemas.errors import InvalidEvent
 from schemas.examples import DEAD_LETTER, EVENTS, FORGET, RECOMMENDATIONS, VIDEO
