@@ -26,6 +26,9 @@ requests that come meanwhile."""
 BATCH_TOKENS: Final = 4096
 """New tokens after which a batch is sent: enough to keep a GPU busy while the next one is encoded."""
 
+CPU_STEP_TOKENS: Final = 2048
+"""Tokens of a step on a CPU: what lies between its products then stays in the processor's cache."""
+
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
@@ -138,10 +141,15 @@ def session_planner(
     checkpoint: Checkpoint, options: EngineOptions, blocks: int, block_size: int
 ) -> BatchPlanner:
     """The planner of an engine that has just started and has so many blocks of cache."""
+    from vllm.platforms import current_platform
+
+    step_tokens = options.max_num_batched_tokens
+    if current_platform.is_cpu():
+        step_tokens = min(step_tokens, max(CPU_STEP_TOKENS, options.max_num_seqs))
     return BatchPlanner(
         checkpoint,
         SessionTable(blocks, block_size),
-        step_tokens=options.max_num_batched_tokens,
+        step_tokens=step_tokens,
         step_requests=options.max_num_seqs,
         batch_tokens=BATCH_TOKENS,
     )

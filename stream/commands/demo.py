@@ -141,7 +141,7 @@ def summary_table(report: Report) -> Table:
         table.add_row(f"{live.median_ms:,.0f} ms", "from live event to list, median")
         table.add_row(f"{live.p99_ms:,.0f} ms", "from live event to list, 99th percentile")
         table.add_row(f"{report.users_in_batch:.1f}", "users in a batch, mean")
-        table.add_row(f"{live.cached_share:.0%}", "of the users' events were in the prefix cache")
+        table.add_row(f"{live.cached_share:.0%}", "of the users' events were in the engine's cache")
     if report.new_videos:
         table.add_row(
             f"{report.new_videos_listed:,}",
