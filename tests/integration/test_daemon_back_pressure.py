@@ -68,9 +68,9 @@ async def test_bytes_in_flight_are_bounded_while_kafka_takes_no_commit(
     commit = AtLeastOnce.commit
     taken = asyncio.Event()
 
-    async def held_up(cycle: AtLeastOnce, work: Sequence[CommitWork]) -> None:
+    async def held_up(cycle: AtLeastOnce, work: Sequence[CommitWork]) -> Sequence[CommitWork]:
         await taken.wait()
-        await commit(cycle, work)
+        return await commit(cycle, work)
 
     monkeypatch.setattr(AtLeastOnce, "commit", held_up)
     changes = {"stream.max_in_flight_mebibytes": 1, "kafka.max_poll_records": 100}
