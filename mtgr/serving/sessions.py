@@ -128,11 +128,6 @@ class SessionTable:
             self.forget(session.user_id)
         return len(watchers)
 
-    def clear(self) -> None:
-        """End all sessions, as when the cache is another one."""
-        for user_id in list(self._sessions):
-            self.forget(user_id)
-
     def _evict(self, wanted: int, staying: Collection[Session], asking: Session) -> None:
         left = len(self._free)
         going = []
