@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
@@ -79,7 +80,9 @@ def test_every_dependency_is_pinned_and_installed_as_pinned() -> None:
     named = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
     named += [one for extra in project["project"]["optional-dependencies"].values() for one in extra]
     assert not [one for one in named if canonicalize_name(Requirement(one).name) not in pinned]
-    installed = {canonicalize_name(one.name): one.version for one in distributions()}
+    # of the environment alone: setuptools, once imported, puts what it brings for itself on the path
+    environment = [sysconfig.get_path("purelib")]
+    installed = {canonicalize_name(one.name): one.version for one in distributions(path=environment)}
     installed.pop("setuptools", None)  # which venv may bring itself
     assert not {
         name: version for name, version in installed.items() if version not in pinned.get(name, {version})
