@@ -24,6 +24,7 @@ from stream.demo.kafka import local_kafka
 from stream.kafka import quieten
 
 _VIDEOS = 10_000
+_FEED_RATE = 12_000  # events a second, above what any generator serves one by one
 _COLUMNS = 120  # the tables', also where there is no terminal
 _KINDS = ("vllm", "torch")
 _PARTS = ("engine", "fold", "lists", "memory", "state")
@@ -145,7 +146,7 @@ def _lists_table(bench: Bench, checkpoint: Path, repeats: int, users: int, secon
     for _ in range(repeats):
         for kind in _KINDS:  # in turn, so that both meet the same noise
             run = lists.run(
-                bench, checkpoint, kind, users=users, videos=_VIDEOS, feed_rate=4_000, seconds=seconds
+                bench, checkpoint, kind, users=users, videos=_VIDEOS, feed_rate=_FEED_RATE, seconds=seconds
             )
             runs[kind].append(run)
     for kind, rows in runs.items():
