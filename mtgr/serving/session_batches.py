@@ -70,11 +70,12 @@ class Piece:
     first: int  # event that is computed first
     video_start: int  # byte at which its video id begins
     cached: int  # tokens before it
+    profile: dict[str, Any] | None  # of the user, where that is to be computed too
 
     @property
     def fresh(self) -> bool:
-        """Whether the profile is to be computed too."""
-        return self.cached == 0
+        """Whether nothing of the user is cached, the profile neither."""
+        return self.profile is not None
 
     @property
     def events(self) -> int:
@@ -198,9 +199,10 @@ class BatchPlanner:
     def _piece(self, place: int, request: ListRequest, session: Session | None) -> Piece:
         """What is new of a request to its session; that is then as it will be once this is computed."""
         records, events = request.records, len(request.records) // RECORD_BYTES
+        profile = None
         if session is None:
             try:
-                unpack_attributes(request.profile)
+                profile = unpack_attributes(request.profile)
             except ValueError as error:
                 raise RequestRefused(f"profile is corrupt: {error}") from None
             session = self.table.begin(request.user_id, request.profile)
@@ -208,7 +210,8 @@ class BatchPlanner:
         if first == events:  # nothing is new: the last token is computed again
             first -= 1
             video_start -= _ID_BYTES.unpack_from(records, first * RECORD_BYTES + _ID_OFFSET)[0]
-        piece = Piece(place, request, session, first, video_start, first + 1 if session.events else 0)
+        cached = first + 1 if profile is None else 0
+        piece = Piece(place, request, session, first, video_start, cached, profile)
         session.events, session.video_bytes = events, len(request.videos)
         session.digest = history_digest(request, events, len(request.videos))
         return piece
@@ -245,7 +248,7 @@ class BatchPlanner:
         items = np.full(total, NO_ITEM, np.int32)
         rows[is_event] = event_rows
         rows[profiles] = self._encoder.encode_profiles(
-            [unpack_attributes(piece.request.profile) for piece in pieces if piece.fresh]
+            [piece.profile for piece in pieces if piece.profile is not None]
         )
         items[is_event] = np.where(indices < self._config.n_slots, indices, NO_ITEM)
         return rows, items

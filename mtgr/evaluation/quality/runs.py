@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -12,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from mtgr.errors import InputError
+from mtgr.processor import processor_name
 
 BEYOND: Final = -1
 """Rank of a target that is not in a list, where a system gives lists and no full ranking."""
@@ -75,11 +75,4 @@ def machine() -> str:
 
     if torch.cuda.is_available():
         return f"one {torch.cuda.get_device_name()}"
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    return f"{os.cpu_count()} cores of {name}"
+    return f"{os.cpu_count()} cores of {processor_name()}"
