@@ -21,7 +21,8 @@ from stream.dead_letters import DeadRecord
 from stream.outgoing import OutgoingList
 from stream.retention import Retention, RetentionRules
 from stream.sequences import UserState, list_id
-from stream.state import StateCache, StateStore
+from stream.state import StateStore
+from stream.state_cache import StateCache
 from stream.stored import Change
 from stream.triggers import TriggerQueue, TriggerRules
 

@@ -1,4 +1,4 @@
-"""Promises of stream.state: what was applied is read back after a close and a crash, and memory stays bounded."""
+"""Promises of stream.state: what was applied is read back after a close and a crash."""
 
 from __future__ import annotations
 
@@ -16,44 +16,20 @@ from dict_store import DictStore
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rocksdict import Options, Rdict
+from states import BLOCK, MAX_EVENTS, facts, fold
 from strategies import ODD_IDS, identifiers
 
-from schemas.events import Like
 from stream.sequences import UserState
-from stream.state import RocksStore, StateCache, StateInUse
+from stream.state import RocksStore, StateInUse
 from stream.stored import Change, CorruptState, block_key, tail_key
 
 IDENTITY = "group/user-events/0"
-MAX_EVENTS = 32
-BLOCK = 16
-
-
-def fold(state: UserState, count: int, video_id: str = "v") -> None:
-    for _ in range(count):
-        offset = state.offset + 1
-        state.fold(
-            Like(event_id=f"e{offset}", user_id=state.user_id, video_id=video_id, timestamp_ms=offset),
-            offset,
-            offset,
-            None,
-            MAX_EVENTS,
-        )
 
 
 def written(user_id: str, count: int) -> tuple[UserState, list[Change]]:
     state = UserState(user_id)
     fold(state, count)
     return state, list(state.changes())
-
-
-def facts(state: UserState | None) -> object:
-    """Everything of a state that outlives the process."""
-    if state is None:
-        return None
-    return (
-        *(state.user_id, bytes(state.records), bytes(state.videos), state.first_block, state.offset),
-        *(state.unserved, state.unserved_since_ms, state.event_id, state.timestamp_ms, state.session_id),
-    )
 
 
 @pytest.fixture
@@ -357,109 +333,3 @@ except StateInUse:
     )
     assert done.returncode == 7, done.stderr
     assert facts(store.load("u")) == facts(state)
-
-
-# ---- the cache
-
-
-class CountingCache(StateCache):
-    """A StateCache that counts its turns, each of which looks at every state in memory."""
-
-    turns = 0
-
-    def _turn(self) -> None:
-        self.turns += 1
-        super()._turn()
-
-    @property
-    def states(self) -> dict[str, UserState]:
-        return {**self._old, **self._young}
-
-
-def commit(store: DictStore, states: list[UserState]) -> None:
-    for state in states:
-        store.apply(state.changes(), 0)
-    for state in states:
-        state.writing -= 1
-
-
-@given(
-    st.lists(
-        st.tuples(st.sampled_from(ODD_IDS), st.integers(1, 6), st.booleans(), st.booleans()), max_size=80
-    ),
-    st.integers(1, 20_000),
-)
-def test_the_cache_hides_the_store(steps: list[tuple[str, int, bool, bool]], ceiling: int) -> None:
-    """Through any evictions a state is always the latest one, and one that the store lacks is never dropped."""
-    store = DictStore()
-    cache = CountingCache(store, ceiling)
-    expected: dict[str, UserState] = {}
-    dirty: dict[str, UserState] = {}
-    for user, events, serve, write in steps:
-        state = cache.get(user)
-        if user in expected and expected[user].pinned:
-            assert state is expected[user]
-        mirror = expected.get(user)
-        assert mirror is None or facts(state) == facts(mirror)
-        fold(state, events)
-        if serve and state.unserved:
-            state.ask()
-            state.served()
-        if state.dirty:
-            dirty[user] = state
-        expected[user] = state
-        cache.grew(40 * events)
-        if write:
-            commit(store, list(dirty.values()))
-            dirty.clear()
-    assert cache.users == len(expected)
-    held = cache.states
-    for user, state in expected.items():
-        assert not state.pinned or held[user] is state
-
-
-def test_memory_stays_near_the_ceiling() -> None:
-    """However many users are touched, states that the store holds take no more than about the ceiling."""
-    store, ceiling = DictStore(), 200_000
-    cache = CountingCache(store, ceiling)
-    most = 0
-    for number in range(3_000):
-        state = cache.get(f"u{number}")
-        before = state.nbytes
-        fold(state, 5)
-        cache.grew(state.nbytes - before)
-        state.ask()
-        state.served()
-        commit(store, [state])
-        most = max(most, sum(held.nbytes for held in cache.states.values()))
-        assert cache.nbytes <= 1.1 * ceiling
-    assert ceiling / 3 < most <= 1.1 * ceiling
-
-
-def test_users_in_use_stay_at_hand() -> None:
-    """A user who comes again and again is not read from the store again, whoever else passes through."""
-    store = DictStore()
-    cache = CountingCache(store, 100_000)
-    often = cache.get("often")
-    for number in range(1_000):
-        commit(store, [cache.get(f"u{number}")])
-        if number % 10 == 0:
-            assert cache.get("often") is often
-        held = sum(state.nbytes for state in cache.states.values())
-        assert held * 0.9 <= cache.nbytes <= held * 1.1
-    assert cache.turns > 3
-
-
-def test_states_that_cannot_be_dropped_do_not_slow_the_cache() -> None:
-    """With more owed lists than the ceiling holds, looking a user up does not look at all the others each time."""
-    cache = CountingCache(DictStore(), 50_000)
-    users = [f"u{number}" for number in range(2_000)]
-    for user in users:
-        fold(cache.get(user), 1)
-    assert len(cache.states) == len(users)
-    cache.turns = 0
-    for _ in range(3):
-        for user in users:
-            cache.get(user)
-    assert cache.turns < 50
-    assert len(cache.states) == len(users)
