@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +16,18 @@ from mtgr.bench.cases import TOP, Case
 from mtgr.bench.checkpoints import random_checkpoint
 from mtgr.bench.load import Callers, open_loop, saturate
 from mtgr.bench.plan import PROFILED, WARM_UPS, Plan
-from mtgr.bench.records import DeviceTime, Kernel, Load, Memory, Missing, RecordFile, Row, Started, System
+from mtgr.bench.records import (
+    DeviceTime,
+    Kernel,
+    Load,
+    Memory,
+    Missing,
+    RecordFile,
+    Row,
+    Split,
+    Started,
+    System,
+)
 from mtgr.bench.timing import run_async, settle, time_batches
 from mtgr.bench.users import SyntheticUsers, requests_of
 from mtgr.bench.work import Shape, batch_work, hstu_shape
@@ -24,6 +36,7 @@ from mtgr.model.mtgr import parameter_counts
 from mtgr.plain_data import parse_struct
 from mtgr.requests import ListOutcome, ListRequest, ListResult
 from mtgr.serving.engine import EngineOptions, RecommendationEngine
+from mtgr.serving.session_lists import SessionLists
 
 CALLERS: Final = Callers(calls=2, lists=256)
 """While one batch is on the device, the next is prepared."""
@@ -113,6 +126,8 @@ class _Run:
             await self._ask(probe.reset_memory)
             for case in self.cases:
                 await self._try(str(case), self._row(case))
+            for case in self.cases:
+                await self._try(f"{case}, split", self._split(case))
             await self._try("memory", self._memory())
             await self._try("load", self._load())
             for case in self.cases:
@@ -166,6 +181,47 @@ class _Run:
             serve, len(users), CALLERS, most / 2, plan.load_seconds, rounds - rounds // 2
         )
         self.records.add(load_record(plan, _SYSTEM, most, latencies, served))
+
+    async def _split(self, case: Case) -> None:
+        lists = self.engine._lists
+        if not isinstance(lists, SessionLists):
+            return
+        prepare = await self._batches(case)
+        for number in range(WARM_UPS):
+            await self._serve(prepare(number))
+        run_steps, encoded = lists._run_steps, [0.0]
+
+        async def run_stamped(*arguments: Any) -> Any:
+            encoded.append(time.perf_counter())
+            return await run_steps(*arguments)
+
+        await self._ask(probe.start_stamps)
+        lists._run_steps = run_stamped  # type: ignore[misc]
+        parts = []
+        try:
+            for number in range(WARM_UPS, WARM_UPS + self.plan.repeats):
+                batch = prepare(number)
+                gc.collect()
+                encoded.clear()
+                began = time.perf_counter()
+                await self._serve(batch)
+                ended = time.perf_counter()
+                at: dict[str, list[float]] = {}
+                for name, when in (await self._ask(probe.take_stamps))[0]:
+                    at.setdefault(name, []).append(when)
+                marks = [
+                    began,
+                    encoded[0],
+                    at[probe.BEGUN][0],
+                    at[probe.LAUNCHED][0],
+                    at[probe.MADE][-1],
+                    ended,
+                ]
+                parts.append(np.diff(marks) * 1000)
+        finally:
+            lists._run_steps = run_steps  # type: ignore[misc]
+            await self._ask(probe.stop_stamps)
+        self.records.add(Split(self.plan.setting, case, *np.median(parts, axis=0).tolist()))
 
     async def _profile(self, case: Case) -> None:
         prepare = await self._batches(case)

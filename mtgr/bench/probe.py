@@ -6,6 +6,7 @@ Times on the device are those of a profiler, so that they need nothing of the sy
 from __future__ import annotations
 
 import resource
+import time
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any, Final
@@ -18,6 +19,12 @@ ALLOW: Final = ("VLLM_ALLOW_INSECURE_SERIALIZATION", "1")
 
 _KERNELS: Final = 12
 _profiler: torch.profiler.profile | None = None
+_stamps: list[tuple[str, float]] = []
+
+BEGUN: Final = "begun"
+LAUNCHED: Final = "launched"
+MADE: Final = "made"
+"""What `start_stamps` notes: a batch's steps have come, its model runs, its lists are made."""
 
 
 def start_profile(worker: object, device: str) -> None:
@@ -53,6 +60,62 @@ def stop_profile(worker: object, device: str) -> dict[str, Any]:
         "busy_ms": covered((begin, end) for begin, end, _ in spans) / 1e6,
         "kernels": [[name, milliseconds, calls] for name, (milliseconds, calls) in longest],
     }
+
+
+def start_stamps(worker: Any, device: str) -> None:
+    """Begin to note when the worker of ours does what, by the clock that all processes of a machine share."""
+    sessions = worker.sessions
+    launch, compute, graphs = sessions.launch, sessions._compute, sessions._graphs
+
+    def stamp(name: str) -> None:
+        _stamps.append((name, time.perf_counter()))
+
+    class Stamped:
+        def __init__(self, pending: Any) -> None:
+            self._pending = pending
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._pending, name)
+
+        def wait(self) -> Any:
+            answer = self._pending.wait()
+            stamp(MADE)
+            return answer
+
+    def stamped_launch(steps: Any) -> Any:
+        stamp(BEGUN)
+        return Stamped(launch(steps))
+
+    def stamped_compute(*arguments: Any) -> Any:
+        stamp(LAUNCHED)
+        return compute(*arguments)
+
+    sessions.launch, sessions._compute = stamped_launch, stamped_compute
+    if graphs is not None:
+        run = graphs.run
+
+        def stamped_run(*arguments: Any) -> Any:
+            hidden = run(*arguments)
+            if hidden is not None:
+                stamp(LAUNCHED)
+            return hidden
+
+        graphs.run = stamped_run
+
+
+def take_stamps(worker: Any, device: str) -> list[tuple[str, float]]:
+    """What was noted since the last time, and when."""
+    taken = _stamps.copy()
+    _stamps.clear()
+    return taken
+
+
+def stop_stamps(worker: Any, device: str) -> None:
+    """Take no more notes."""
+    sessions = worker.sessions
+    del sessions.launch, sessions._compute
+    if sessions._graphs is not None:
+        del sessions._graphs.run
 
 
 def reset_memory(worker: object, device: str) -> None:

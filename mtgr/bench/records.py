@@ -99,6 +99,28 @@ class DeviceTime(Struct, frozen=True, tag="device_time"):
     kernels: list[Kernel]
 
 
+class Split(Struct, frozen=True, tag="split"):
+    """Where the time of a batch of ours goes, in milliseconds that follow each other: medians, each by itself."""
+
+    setting: Setting
+    case: Case
+    encode: float
+    """From the call until the first steps are encoded."""
+    send: float
+    """Until the worker begins with them."""
+    prepare: float
+    """Until the worker has launched the first of the model; on a CPU, until it calls it."""
+    compute: float
+    """Until the worker has the last list."""
+    answer: float
+    """Until the caller has all."""
+
+    @property
+    def total(self) -> float:
+        """Of the batch."""
+        return self.encode + self.send + self.prepare + self.compute + self.answer
+
+
 class Memory(Struct, frozen=True, tag="memory"):
     """The most bytes that a system's worker held in tensors, and of these its KV cache; on the CPU all it held."""
 
@@ -160,7 +182,9 @@ class Missing(Struct, frozen=True, tag="missing"):
     reason: str
 
 
-Record = Environment | Ceilings | Started | Row | DeviceTime | Memory | Load | Layer | Finished | Missing
+Record = (
+    Environment | Ceilings | Started | Row | DeviceTime | Split | Memory | Load | Layer | Finished | Missing
+)
 
 _decoder: Final = msgspec.json.Decoder(Record)
 

@@ -134,6 +134,7 @@ def _setting(results: Results, setting: Setting, ceilings: Ceilings | None) -> I
     yield ""
     yield from _rows(results, setting, ceilings)
     yield from _device_times(results, setting)
+    yield from _splits(results, setting)
     yield from _loads(results, setting)
     yield from _memory(results, setting)
 
@@ -206,6 +207,22 @@ def _device_times(results: Results, setting: Setting) -> Iterator[str]:
                 kernels,
             ]
         )
+    yield ""
+
+
+def _splits(results: Results, setting: Setting) -> Iterator[str]:
+    found = [one for case in results.cases(setting) if (one := results.split(setting, case))]
+    if not found:
+        return
+    yield (
+        "Where our time goes, in ms one after the other: until the first new events are encoded, until the worker has "
+        "them, until it has launched the model, until the last list is made, and until the caller has it:"
+    )
+    yield ""
+    yield from _heading(("users x events", "encode", "send", "prepare", "compute", "answer", "together"))
+    for one in found:
+        parts = (one.encode, one.send, one.prepare, one.compute, one.answer, one.total)
+        yield _cells([one.case.title, *(_milliseconds(part) for part in parts)])
     yield ""
 
 

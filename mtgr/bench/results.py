@@ -19,6 +19,7 @@ from mtgr.bench.records import (
     Record,
     Row,
     Setting,
+    Split,
     Started,
     System,
 )
@@ -77,6 +78,10 @@ class Results:
         """What a profiler saw of one system on one case."""
         return self._get(DeviceTime, setting, system, case)
 
+    def split(self, setting: Setting, case: Case) -> Split | None:
+        """Where the time of one case goes."""
+        return self._get(Split, setting, case)
+
     def memory(self, setting: Setting, system: System) -> Memory | None:
         """What a system held."""
         return self._get(Memory, setting, system)
@@ -115,6 +120,8 @@ def _key(record: Record) -> tuple[Any, ...]:
     match record:
         case Row() | DeviceTime():
             return (type(record), _setting_key(record.setting), record.system, record.case)
+        case Split():
+            return (Split, _setting_key(record.setting), record.case)
         case Load() | Memory():
             return (type(record), _setting_key(record.setting), record.system)
         case Started():

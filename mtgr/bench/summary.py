@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from mtgr.bench.records import Ceilings, DeviceTime, Layer, Load, Memory, Missing, Record, Row, Started
+from mtgr.bench.records import Ceilings, DeviceTime, Layer, Load, Memory, Missing, Record, Row, Split, Started
 from mtgr.bench.work import Work
 
 
@@ -41,6 +41,11 @@ def summary(records: Iterable[Record]) -> Iterator[str]:
                 yield (
                     f"{record.setting.preset} {record.system}: {record.lists_per_second:,.0f} lists/s; at half "
                     f"p50 {record.p50_ms:.1f} ms, p99 {record.p99_ms:.1f} ms"
+                )
+            case Split():
+                yield (
+                    f"{record.setting.preset} ours {record.case}: encode {record.encode:.2f}, send {record.send:.2f}, "
+                    f"prepare {record.prepare:.2f}, compute {record.compute:.2f}, answer {record.answer:.2f} ms"
                 )
             case Memory():
                 yield f"{record.setting.preset} {record.system}: peak {record.peak_bytes / 2**30:.1f} GiB"

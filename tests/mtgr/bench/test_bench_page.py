@@ -24,6 +24,7 @@ from mtgr.bench.records import (
     RecordFile,
     Row,
     Setting,
+    Split,
     Started,
     System,
 )
@@ -51,6 +52,7 @@ RECORDS: list[Record] = [
     row("64x1000", "ours", 150.0),
     row("64x1000+1", "ours", 10.0),
     DeviceTime(GPU, "ours", parse_case("64x200"), 22.0, 11.0, [Kernel("gemm", 6.0, 120.0)]),
+    Split(GPU, parse_case("64x200"), 0.5, 0.25, 0.25, 10.5, 0.125),
     Load(GPU, "ours", 512, 1000, 9_000.0, 4_500.0, 4_490.0, 12.5, 31.0, 27_000),
     Memory(GPU, "ours", 12 << 30, 10 << 30, 14 << 30),
     layer(HSTU, 2.0),
@@ -112,6 +114,7 @@ def test_the_page_has_what_was_measured_and_says_what_was_not() -> None:
     assert "| 64 x 200 | 20.00 | 38.00 | 1.90x | 3,200 | 1.00 (bytes) | 20.00x |" in page
     assert "`gemm` 6.00" in page
     assert "| 64 x 200 | ours | 22.00 | 11.00 | 50% |" in page
+    assert "| 64 x 200 | 0.50 | 0.25 | 0.25 | 10.50 | 0.12 | 11.62 |" in page
     assert "| ours | 9,000 | 4,500 | 4,490 | 12.5 | 31.0 | 27,000 |" in page
     assert "| ours | 12.00 | 10.00 | 2.00 |" in page
     assert "- seed-high, llama 1024x1000+1: no room" in page
