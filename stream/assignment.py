@@ -22,6 +22,7 @@ from stream.errors import Fatal
 from stream.kafka import is_connection_error, stop
 from stream.observability import Health, Metrics
 from stream.partition import Partition, PartitionSettings, Phase
+from stream.restore_progress import RestoreProgress
 from stream.state import RocksMemory, RocksStore, StateInUse
 
 log = structlog.get_logger(__name__)
@@ -74,6 +75,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._restores: dict[TopicPartition, asyncio.Task[None]] = {}
         self._leaving: set[TopicPartition] = set()  # being handed over
         self._restore_slots = asyncio.Semaphore(_RESTORES_AT_ONCE)
+        self._progress = RestoreProgress()
 
     def attach(self, cycle: CommitCycle, committer: Committer, on_running: Callable[[], None]) -> None:
         """Name who writes and who commits what is handed over, and what to call when a partition begins to run."""
@@ -221,7 +223,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
             offset = await self._cycle.claim(tp) if self._cycle is not None else None
             store = await self._open_store(tp)
             partition = self.partitions[tp] = Partition(tp, store, self._share)
-            records = await self._read_changelog(tp, store)
+            records, nbytes = await self._read_changelog(tp, store)
             users, owed = await asyncio.to_thread(_scan, store)
             seconds = time.monotonic() - started
         self._metrics.restore_seconds.observe(seconds)
@@ -231,6 +233,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
             users=users,
             owed=len(owed),
             changelog_records=records,
+            changelog_bytes=nbytes,
             seconds=round(seconds, 3),
         )
         partition.begin(users, owed)
@@ -241,15 +244,22 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         if self._on_running is not None:
             self._on_running()
 
-    async def _read_changelog(self, tp: TopicPartition, store: RocksStore) -> int:
-        """Bring a store up to date; while no broker answers, again from where it stands. Raises Fatal."""
-        source = TopicPartition(self._changelog_topic, tp.partition)
-        restored = 0
+    async def _read_changelog(self, tp: TopicPartition, store: RocksStore) -> tuple[int, int]:
+        """Bring a store up to date; while no broker answers, again from where it stands. Raises Fatal.
 
-        def count(records: int) -> None:
-            nonlocal restored
-            restored += records
-            self._metrics.restored_records.inc(records)
+        Returns the records and the bytes read.
+        """
+        self._progress.begin(tp.partition)
+        try:
+            await self._read_patiently(TopicPartition(self._changelog_topic, tp.partition), tp, store)
+        finally:
+            read = self._progress.end(tp.partition)
+        return read
+
+    async def _read_patiently(self, source: TopicPartition, tp: TopicPartition, store: RocksStore) -> None:
+        def count(step: changelog.RestoreStep) -> None:
+            self._metrics.restored_records.inc(step.records)
+            self._progress.show(tp.partition, step)
 
         deadline = time.monotonic() + self._patience
         while True:
@@ -257,7 +267,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
             try:
                 await consumer.start()
                 await changelog.restore(consumer, source, store, count)
-                return restored
+                return
             except (KafkaError, OSError) as error:
                 reason = str(error) or type(error).__name__
                 log.warning("restore_failed", partition=tp.partition, error=reason)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
-import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from msgspec import Struct
 
 from stream.errors import Fatal
 from stream.stored import Change
 
-log = structlog.get_logger(__name__)
-
 _RESTORE_RECORDS: Final = 20_000
-_PROGRESS_SECONDS: Final = 5.0
 
 
 async def append(
@@ -67,11 +63,22 @@ class Restorable(Protocol):
         """Write changes and move the checkpoint."""
 
 
+class RestoreStep(Struct, frozen=True):
+    """Part of a restore: what was read at once, and where that leaves it between its first offset and its last."""
+
+    records: int
+    nbytes: int
+    """Of keys and values."""
+    begin: int
+    position: int
+    end: int
+
+
 async def restore(
     consumer: AIOKafkaConsumer,
     changelog: TopicPartition,
     store: Restorable,
-    on_progress: Callable[[int], None],
+    on_progress: Callable[[RestoreStep], None],
 ) -> int:
     """Bring a store up to the end of its changelog, reading only what it lacks; returns the records read.
 
@@ -86,10 +93,9 @@ async def restore(
             f"changelog {changelog.topic}-{changelog.partition} ends at {end}, before the local state's "
             f"{store.checkpoint}: delete the local state if the topic was made anew"
         )
-    position = max(store.checkpoint, begin)
+    begin = position = max(store.checkpoint, begin)
     consumer.seek(changelog, position)
     restored = 0
-    reported = started = time.monotonic()
     while position < end:
         fetched = await consumer.getmany(changelog, timeout_ms=1_000, max_records=_RESTORE_RECORDS)
         records = fetched.get(changelog, ())
@@ -98,16 +104,7 @@ async def restore(
         if records:
             changes = [(record.key, record.value) for record in records]
             await asyncio.to_thread(store.apply, changes, position)
-            restored += len(records)
-            on_progress(len(records))
-        now = time.monotonic()
-        if now - reported >= _PROGRESS_SECONDS:
-            reported = now
-            log.info(
-                "restore_progress",
-                partition=changelog.partition,
-                records=restored,
-                records_per_second=round(restored / (now - started)),
-                remaining=end - position,
-            )
+            restored += len(changes)
+            nbytes = sum([len(key) + len(value or b"") for key, value in changes])
+            on_progress(RestoreStep(len(changes), nbytes, begin, position, end))
     return restored

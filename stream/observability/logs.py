@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -41,9 +42,9 @@ def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> No
     variables, which may hold secrets.
     Call it before vllm is imported, which otherwise sets up handlers of its own.
     """
-    stream = stream or sys.stderr
+    target = stream or _StandardError()
     level = logging.getLevelNamesMapping()[settings.level.upper()]
-    as_json = settings.format == "json" or (settings.format == "auto" and not stream.isatty())
+    as_json = settings.format == "json" or (settings.format == "auto" and not target.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -58,13 +59,13 @@ def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> No
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(target)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_renderers(as_json, stream.isatty()),
+                *_renderers(as_json, target.isatty()),
             ],
         )
     )
@@ -75,6 +76,19 @@ def configure_logging(settings: LogSettings, stream: TextIO | None = None) -> No
         logging.getLogger(name).setLevel(max(level, quiet))
     logging.captureWarnings(True)
     os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
+
+
+class _StandardError(io.TextIOBase):
+    """Whatever standard error is when a line is written: a progress bar takes its place, to stand below the lines."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
 
 
 def _renderers(as_json: bool, colours: bool) -> list[Processor]:

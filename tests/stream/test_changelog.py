@@ -64,9 +64,10 @@ def test_a_restore_brings_any_store_up_to_date(
         for store in (stale, DictStore()):
             checkpoint = store.checkpoint
             consumer = ChangelogConsumer(log, data.draw(st.integers(1, 7)))
-            progress: list[int] = []
+            progress: list[changelog.RestoreStep] = []
             restored = await changelog.restore(consumer, TP, store, progress.append)
-            assert restored == sum(progress) == len(consumer.read)
+            assert restored == sum(step.records for step in progress) == len(consumer.read)
+            assert all(step.begin < step.position <= step.end for step in progress)
             assert all(offset >= checkpoint for offset in consumer.read)
             assert store.values == reference.values
             if any(entry.offset >= checkpoint for entry in log.entries):
