@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +178,8 @@ def save_checkpoint(
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state_dict.items()}
         save_file(tensors, work / WEIGHTS_FILE, metadata={"format": "pt"})
         (work / CATALOG_FILE).write_bytes(catalog.to_json())
+        # safetensors lets the owner alone read what it writes; a daemon runs as another user
+        (work / WEIGHTS_FILE).chmod(stat.S_IMODE((work / CATALOG_FILE).stat().st_mode))
         data: dict[str, Any] = {
             "name": name,
             "files": {file: _file_digest(work / file) for file in (WEIGHTS_FILE, CATALOG_FILE)},
@@ -318,6 +321,7 @@ def _file_digest(path: Path) -> str:
 
 def _open_weights(path: Path, framework: str) -> Any:
     try:
+        path.open("rb").close()  # safetensors says of every file it cannot open that it is not there
         return safe_open(path, framework=framework)
     except SafetensorError as error:
         raise InputError(f"{path}: not a whole safetensors file: {error}") from None

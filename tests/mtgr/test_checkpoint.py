@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,6 +50,33 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def directory(pristine: Path, tmp_path: Path) -> Path:
     """A checkpoint to damage."""
     return Path(shutil.copytree(pristine, tmp_path / "checkpoint"))
+
+
+def test_every_file_can_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None:
+    """A daemon of another user, as in a container, can read what was trained; nobody more than the umask says."""
+    for umask, mode in ((0o022, 0o644), (0o027, 0o640)):
+        before = os.umask(umask)
+        try:
+            saved, _ = _save(tmp_path / f"checkpoint-{umask}")
+        finally:
+            os.umask(before)
+        assert {stat.S_IMODE(file.stat().st_mode) for file in saved.directory.iterdir()} == {mode}
+
+
+def test_weights_that_may_not_be_read_are_not_said_to_be_missing(pristine: Path) -> None:
+    """The reason is the one that an operator can act on."""
+    with tempfile.TemporaryDirectory() as scratch:  # not below pytest's own folder, which is its user's alone
+        Path(scratch).chmod(0o755)
+        directory = Path(shutil.copytree(pristine, Path(scratch) / "checkpoint"))
+        (directory / "model.safetensors").chmod(0)
+        user = os.geteuid()
+        if user == 0:  # which may read every file
+            os.seteuid(65534)
+        try:
+            with pytest.raises(InputError, match=r"model\.safetensors: cannot be read: Permission denied"):
+                open_checkpoint(directory)
+        finally:
+            os.seteuid(user)
 
 
 def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
