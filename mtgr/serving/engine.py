@@ -15,6 +15,7 @@ from mtgr.additions import Addition, encode_additions
 from mtgr.checkpoint import open_checkpoint
 from mtgr.errors import EngineFailed
 from mtgr.requests import AddedVideos, ListOutcome, ListRequest, ModelInfo, NewVideo
+from mtgr.serving import event_rows
 from mtgr.serving.additions import ADD_VIDEOS, pack_additions
 from mtgr.serving.options import EngineOptions, check_served, engine_arguments, prepare_vllm
 from mtgr.serving.prompt_lists import PromptLists
@@ -161,7 +162,9 @@ class RecommendationEngine:
         if self.options.scheduling == "vllm":
             return PromptLists(llm, PromptBuilder(self._checkpoint), self._call)
         (blocks, block_size), *_ = await self._answer(llm, llm.collective_rpc(OPEN_SESSIONS))
-        planner = session_planner(self._checkpoint, self.options, blocks, block_size)
+        planner = await asyncio.to_thread(  # a large catalog takes its time
+            session_planner, self._checkpoint, self.options, blocks, block_size
+        )
 
         async def run_steps(packed: bytes) -> bytes:
             # whoever asks for lists says how long they may take
@@ -220,6 +223,7 @@ class RecommendationEngine:
         if not self.options.dummy_weights:
             self._checkpoint.verify()
         prepare_vllm(self.options.workers)
+        event_rows.warm_up()
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 

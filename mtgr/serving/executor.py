@@ -20,7 +20,7 @@ from mtgr.serving.ownership import (
 )
 from mtgr.serving.plugin import register
 from mtgr.serving.quiet import quieten
-from mtgr.serving.session_batches import encode_answer
+from mtgr.serving.session_steps import encode_answer
 from mtgr.serving.worker_extension import LAUNCH_STEPS, RUN_STEPS
 
 _SHARED_MEMORY: Final = Path("/dev/shm")

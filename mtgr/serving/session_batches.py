@@ -7,57 +7,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
 
 from mtgr.admission import admit, check_count, looks_sound, refusal
 from mtgr.attributes import unpack_attributes
 from mtgr.checkpoint import Checkpoint
 from mtgr.errors import RequestRefused
-from mtgr.features import NO_TIME, RowEncoder, check_records
-from mtgr.history import RECORD_BYTES, RECORD_DTYPE, History, split_ids
+from mtgr.features import NO_TIME, RowEncoder
+from mtgr.history import RECORD_BYTES, RECORD_DTYPE
 from mtgr.requests import ListOutcome, ListRefusal, ListRequest, ListResult
+from mtgr.serving.event_rows import EventRows, NewEvents
+from mtgr.serving.session_steps import NO_ITEM, Answer, Step
 from mtgr.serving.sessions import NULL_BLOCK, Session, SessionTable, history_digest
-
-NO_ITEM: Final = -1
-"""Item of a token that no list leaves out: a profile, or a video outside the catalog."""
 
 _TIMESTAMP: Final = struct.Struct("<q")
 _ID_BYTES: Final = struct.Struct("<H")
-
-
-class Step(Struct, frozen=True, array_like=True, gc=False):
-    """What a worker computes at once; arrays as bytes, one number for each token or request.
-
-    rows: float32 (tokens, lanes); items: int32 (tokens,) places of the catalog, or NO_ITEM; cached, new: int32
-    (requests,) tokens that each request has and gets; blocks: int32 (requests, n), padded; counts: int32 (requests,)
-    length of its list, 0 where more of the request follows in another step; slates: bool (requests,).
-    """
-
-    rows: bytes
-    items: bytes
-    cached: bytes
-    new: bytes
-    blocks: bytes
-    counts: bytes
-    slates: bytes
-
-
-class Answer(Struct, frozen=True, array_like=True, gc=False):
-    """The lists of a batch, joined in the order of its requests: int32 places of the catalog, float32 scores."""
-
-    items: bytes
-    scores: bytes
-
-
-NOTHING: Final = Answer(b"", b"")
-
-encode_steps: Final = msgspec.msgpack.Encoder().encode
-decode_steps: Final = msgspec.msgpack.Decoder(list[Step]).decode
-encode_answer: Final = msgspec.msgpack.Encoder().encode
-decode_answer: Final = msgspec.msgpack.Decoder(Answer).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +78,8 @@ class BatchPlanner:
         self.table: Final = table
         self._config: Final = checkpoint.config
         self._catalog: Final = checkpoint.catalog
-        self._encoder: Final = RowEncoder(checkpoint.config, checkpoint.catalog)
+        self._events: Final = EventRows(checkpoint.config, checkpoint.catalog)
+        self._profiles: Final = RowEncoder(checkpoint.config, checkpoint.catalog)
         self._step_tokens: Final = step_tokens
         self._step_requests: Final = step_requests
         self._batch_tokens: Final = batch_tokens
@@ -219,51 +185,30 @@ class BatchPlanner:
     def _encode(self, batch: Batch) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """The rows and items of all tokens of a batch; ValueError if some request's events are corrupt."""
         pieces = batch.pieces
-        if not pieces:
-            return np.zeros((0, self._config.row_width), np.float32), np.zeros(0, np.int32)
-        records = np.frombuffer(
-            b"".join(memoryview(piece.request.records)[piece.first * RECORD_BYTES :] for piece in pieces),
-            RECORD_DTYPE,
-        )
-        counts = np.array([piece.events - piece.first for piece in pieces])
-        starts = np.cumsum(counts) - counts
-        ends = np.cumsum(records["video_id_bytes"], dtype=np.int64)
-        video_bytes = np.cumsum([len(piece.request.videos) - piece.video_start for piece in pieces])
-        if (ends[starts + counts - 1] != video_bytes).any():
-            raise ValueError("the records of a request want more or fewer bytes of video ids than it has")
-        videos = b"".join(memoryview(piece.request.videos)[piece.video_start :] for piece in pieces)
-        ids = split_ids(videos, ends.tolist())
-        check_records(History(records, ids))
-        before = np.array([_time_before(piece) for piece in pieces])
-        event_rows, indices = self._encoder.encode_events(records, ids, starts, before)
-        self._note_unknown(pieces, starts, ids, indices)
-
-        fresh = np.array([piece.fresh for piece in pieces])
+        fresh = np.array([piece.fresh for piece in pieces], np.bool_)
+        counts = np.array([piece.events - piece.first for piece in pieces], np.int64)
         lengths = counts + fresh
-        total = int(lengths.sum())
-        profiles = (np.cumsum(lengths) - lengths)[fresh]
-        is_event = np.ones(total, np.bool_)
-        is_event[profiles] = False
+        ends = np.cumsum(lengths)
+        total = int(ends[-1]) if pieces else 0
         rows = np.empty((total, self._config.row_width), np.float32)
-        items = np.full(total, NO_ITEM, np.int32)
-        rows[is_event] = event_rows
-        rows[profiles] = self._encoder.encode_profiles(
-            [piece.profile for piece in pieces if piece.profile is not None]
+        items = np.empty(total, np.int32)
+        events = NewEvents(
+            records=b"".join([memoryview(one.request.records)[one.first * RECORD_BYTES :] for one in pieces]),
+            videos=b"".join([memoryview(one.request.videos)[one.video_start :] for one in pieces]),
+            counts=counts,
+            video_bytes=np.array([len(one.request.videos) - one.video_start for one in pieces], np.int64),
+            before_ms=np.array([_time_before(piece) for piece in pieces], np.int64),
+            rows=ends - counts,
         )
-        items[is_event] = np.where(indices < self._config.n_slots, indices, NO_ITEM)
+        for user, video_id in self._events.encode(events, rows, items):
+            pieces[user].session.unknown.add(video_id)
+        if fresh.any():
+            profiles = (ends - lengths)[fresh]
+            items[profiles] = NO_ITEM
+            rows[profiles] = self._profiles.encode_profiles(
+                [piece.profile for piece in pieces if piece.profile is not None]
+            )
         return rows, items
-
-    def _note_unknown(
-        self,
-        pieces: Sequence[Piece],
-        starts: npt.NDArray[np.int64],
-        ids: Sequence[str],
-        indices: npt.NDArray[np.int64],
-    ) -> None:
-        unknown = np.flatnonzero(indices >= self._config.n_slots)
-        owners = np.searchsorted(starts, unknown, side="right") - 1
-        for place, owner in zip(unknown.tolist(), owners.tolist(), strict=True):
-            pieces[owner].session.unknown.add(ids[place])
 
     def _refuse_corrupt(self, requests: Sequence[ListRequest], batch: Batch) -> None:
         """Take the requests out of a batch that cannot be decoded; the others begin anew."""

@@ -13,7 +13,8 @@ from mtgr.checkpoint import Checkpoint
 from mtgr.errors import EngineFailed
 from mtgr.requests import ListOutcome, ListRequest
 from mtgr.serving.options import EngineOptions
-from mtgr.serving.session_batches import NOTHING, Batch, BatchPlanner, decode_answer, encode_steps
+from mtgr.serving.session_batches import Batch, BatchPlanner
+from mtgr.serving.session_steps import NOTHING, decode_answer, encode_steps
 from mtgr.serving.sessions import SessionTable
 
 RunSteps = Callable[[bytes], Awaitable[bytes]]

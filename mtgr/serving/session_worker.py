@@ -17,7 +17,7 @@ from vllm.platforms import current_platform
 from mtgr.kernels.paged import PagedStep
 from mtgr.requests import MAX_SLATE
 from mtgr.serving.attention import layers_step
-from mtgr.serving.session_batches import NO_ITEM, NOTHING, Answer, Step
+from mtgr.serving.session_steps import NO_ITEM, NOTHING, Answer, Step
 from mtgr.serving.step_graphs import CudaGraphs, StepGraphs, pinned
 
 if current_platform.is_cuda():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from mtgr.serving.additions import VideoAdditions
-from mtgr.serving.session_batches import decode_steps, encode_answer
+from mtgr.serving.session_steps import decode_steps, encode_answer
 
 if TYPE_CHECKING:
     from mtgr.serving.session_worker import PendingAnswer, SessionWorker
@@ -29,7 +29,7 @@ class WorkerExtension(VideoAdditions):
         return self.sessions.blocks, self.sessions.block_size
 
     def launch_steps(self, packed: bytes) -> PendingAnswer:
-        """Begin to compute steps, encoded by `mtgr.serving.session_batches`, whose answer can be waited for."""
+        """Begin to compute steps, encoded by `mtgr.serving.session_steps`, whose answer can be waited for."""
         assert self.sessions is not None
         return self.sessions.launch(decode_steps(packed))
 

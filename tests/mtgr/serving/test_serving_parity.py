@@ -25,8 +25,8 @@ from mtgr.reference import ReferenceRecommender
 from mtgr.requests import MAX_SLATE, ListOutcome, ListRequest, ListResult
 from mtgr.serving.options import EngineOptions, engine_arguments, prepare_vllm
 from mtgr.serving.prompts import PromptBuilder
-from mtgr.serving.session_batches import decode_answer, encode_steps
 from mtgr.serving.session_lists import session_planner
+from mtgr.serving.session_steps import decode_answer, encode_steps
 from mtgr.serving.worker_extension import OPEN_SESSIONS, RUN_STEPS
 from schemas.events import Interaction
 

@@ -19,7 +19,8 @@ from mtgr.checkpoint import Checkpoint, open_checkpoint
 from mtgr.features import RowEncoder
 from mtgr.history import RECORD_BYTES, History
 from mtgr.requests import ListRefusal, ListRequest, ListResult
-from mtgr.serving.session_batches import Answer, Batch, BatchPlanner, Step, decode_steps, encode_steps
+from mtgr.serving.session_batches import Batch, BatchPlanner
+from mtgr.serving.session_steps import Answer, Step, decode_steps, encode_steps
 from mtgr.serving.sessions import NULL_BLOCK, OutOfBlocks, SessionTable
 
 BLOCK = 4
