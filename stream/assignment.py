@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -85,7 +86,10 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         """Pause what was assigned and restore its state beside the group's life; reading begins after that."""
-        tps = sorted(assigned)
+        with self._failing():
+            self._take_over(sorted(assigned))
+
+    def _take_over(self, tps: Sequence[TopicPartition]) -> None:
         self._consumer.pause(*tps)
         if self._closed:
             return
@@ -99,7 +103,10 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         """Finish what fits the time, commit it, and let go."""
-        tps = sorted(revoked)
+        with self._failing():
+            await self._hand_over(sorted(revoked))
+
+    async def _hand_over(self, tps: Sequence[TopicPartition]) -> None:
         if not tps:
             return
         self._health.not_ready("partitions", "the group rebalances")
@@ -193,6 +200,15 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
             if error is not None:
                 log.error("partition_not_closed", partition=partition.tp.partition, error=str(error))
                 self.fail(Fatal(f"state of partition {partition.tp.partition} cannot be closed: {error}"))
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Stop the daemon with what the block raises, which aiokafka would log and forget."""
+        try:
+            yield
+        except Exception as error:
+            self.fail(error)
+            raise
 
     def fail(self, error: BaseException) -> None:
         """Stop the daemon with this error; the first stands."""

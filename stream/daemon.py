@@ -15,6 +15,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from mtgr.config import BLOCK_EVENTS
+from mtgr.errors import InputError
 from mtgr.requests import ModelInfo
 from mtgr.serving.replicas import Replicas
 from schemas.lists import ModelVersion
@@ -56,7 +57,7 @@ class Daemon:
     """Turns events into recommendation lists until it is told to stop.
 
     `run` returns after a drain; it raises InputError for what is wrong in settings, checkpoint or topics, and Fatal
-    where the daemon cannot go on.
+    where the daemon cannot go on, which it cannot either when any of its tasks raises what nobody has foreseen.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -102,6 +103,13 @@ class Daemon:
             except Fatal as error:
                 self.health.fatal(str(error))
                 raise
+            except (InputError, ModuleNotFoundError):
+                raise
+            except Exception as error:
+                log.exception("daemon_failed")
+                fatal = Fatal(f"unexpected {type(error).__name__}: {error} (its traceback is in the log)")
+                self.health.fatal(str(fatal))
+                raise fatal from error
 
     async def _serve(self, stack: AsyncExitStack) -> None:
         settings = self._settings

@@ -118,11 +118,18 @@ class Source:
 
     async def run(self) -> None:
         """Fetch and fold until cancelled; raises Fatal."""
-        watching = asyncio.create_task(self._watch_ends(), name="ends")
+        tasks = {
+            asyncio.create_task(self._read(), name="records"),
+            asyncio.create_task(self._watch_ends(), name="ends"),
+        }
         try:
-            await self._read()
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
-            watching.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _read(self) -> None:
         while True:
