@@ -78,9 +78,16 @@ def severity(error: BaseException) -> Severity:
     return Severity.FATAL
 
 
+def transactional_ids_of(group_id: str) -> str:
+    """The prefix of all transactional ids of a group, and of no other group's: what permissions are granted to."""
+    # no topic's name has a slash, and no group's any more: an id can be taken apart in one way only
+    escaped = group_id.replace("%", "%25").replace("/", "%2F")
+    return f"{_APPLICATION}/{escaped}/"
+
+
 def transactional_id(group_id: str, tp: TopicPartition) -> str:
-    """The id under which whoever has this input partition writes."""
-    return f"{_APPLICATION}-{group_id}-{tp.topic}-{tp.partition}"
+    """The id under which whoever has this input partition writes, and nobody who has another."""
+    return f"{transactional_ids_of(group_id)}{tp.topic}/{tp.partition}"
 
 
 def transactional_producer(settings: Settings, tp: TopicPartition) -> AIOKafkaProducer:

@@ -9,6 +9,8 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka import errors as kafka_errors
 from aiokafka.errors import InvalidProducerEpoch, KafkaConnectionError, KafkaError, ProducerFenced
+from hypothesis import example, given
+from hypothesis import strategies as st
 from transactional_kafka import TransactionalKafka, TransactionalProducer
 
 from stream.transactions import (
@@ -18,6 +20,7 @@ from stream.transactions import (
     severity,
     transaction,
     transactional_id,
+    transactional_ids_of,
 )
 
 _FENCED_OR_TIMED_OUT = (
@@ -84,7 +87,29 @@ def test_errors_of_no_kind_are_sorted_too() -> None:
 
 def test_a_partition_has_one_id_in_every_daemon() -> None:
     """The id names application, group, topic and partition, and nothing of the process or the machine."""
-    assert transactional_id("shop", TopicPartition("user-events", 3)) == "mtgr-stream-shop-user-events-3"
+    assert transactional_id("shop", TopicPartition("user-events", 3)) == "mtgr-stream/shop/user-events/3"
+
+
+GROUPS = st.text(st.sampled_from("ab-/%2F.5"), min_size=1, max_size=8)
+TOPICS = st.text(st.sampled_from("ab-._5"), min_size=1, max_size=8)
+PLACES = st.tuples(GROUPS, st.builds(TopicPartition, TOPICS, st.integers(0, 99)))
+
+
+@given(PLACES, PLACES)
+@example(("a", TopicPartition("b-c", 0)), ("a-b", TopicPartition("c", 0)))
+@example(("a", TopicPartition("b", 0)), ("a/b", TopicPartition("b", 0)))
+@example(("a/b", TopicPartition("b", 0)), ("a%2Fb", TopicPartition("b", 0)))
+def test_no_two_partitions_share_an_id(
+    one: tuple[str, TopicPartition], other: tuple[str, TopicPartition]
+) -> None:
+    """Ids are equal where group, topic and partition are, and nowhere else: nobody fences a stranger."""
+    assert (transactional_id(*one) == transactional_id(*other)) == (one == other)
+
+
+@given(GROUPS, PLACES)
+def test_the_prefix_of_a_group_is_of_its_ids_alone(group: str, place: tuple[str, TopicPartition]) -> None:
+    """A permission for the ids of one group, granted by their prefix, is none for another's."""
+    assert transactional_id(*place).startswith(transactional_ids_of(group)) == (place[0] == group)
 
 
 @pytest.fixture

@@ -158,12 +158,23 @@ class SecureBroker:
         return self.settings("SECURE", sasl_mechanism="PLAIN", sasl_username=user, sasl_password=password)
 
     async def grant(self, grants: Iterable[tuple[str, str, str, str]]) -> None:
-        """Allow (user, "topic" or "group", its name, operation); each takes hold within moments."""
+        """Allow (user, kind of resource, its name, operation); each takes hold within moments.
+
+        A name that ends in a slash is a prefix of names.
+        """
         admin = AIOKafkaAdminClient(bootstrap_servers=self.servers)
         await admin.start()
         try:
             creations = [
-                (_RESOURCES[resource], name, 3, f"User:{user}", "*", _OPERATIONS[operation], 3)
+                (
+                    _RESOURCES[resource],
+                    name,
+                    4 if name.endswith("/") else 3,
+                    f"User:{user}",
+                    "*",
+                    _OPERATIONS[operation],
+                    3,
+                )
                 for user, resource, name, operation in grants
             ]
             answer = await admin._send_request(_CreateAcls(creations))
