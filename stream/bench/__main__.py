@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ from mtgr.model.mtgr import MTGR
 from mtgr.presets import PRESETS
 from stream.bench import engine, fold, lists, memory, state
 from stream.bench.environment import Bench
+from stream.bench.page import RELIABILITY, circumstances, write_section
 from stream.demo.kafka import local_kafka
 from stream.kafka import quieten
 
@@ -40,6 +42,7 @@ _PARTS = ("engine", "fold", "lists", "memory", "state")
 @click.option(
     "--state-events", default=2_000_000, show_default=True, help="Events of the memory and state runs."
 )
+@click.option("--write", is_flag=True, help=f"Put what state measures into {RELIABILITY}.")
 def main(
     parts: tuple[str, ...],
     repeats: int,
@@ -48,11 +51,17 @@ def main(
     seconds: float,
     state_users: int,
     state_events: int,
+    write: bool,
 ) -> None:
     """Measure the engine beside plain torch, and the daemon as it is run: a process of its own, on a real broker.
 
     All PARTS where none is named.
     """
+    user_events, rest = divmod(state_events, state_users)
+    if rest or not user_events:
+        raise click.UsageError(
+            f"--state-events is {state_events} and --state-users {state_users}: every user has as many events"
+        )
     console = Console(width=_COLUMNS)
     quieten()
     console.print(f"machine: {machine()}")
@@ -73,9 +82,10 @@ def main(
             if "lists" in wanted:
                 console.print(_lists_table(bench, checkpoint, repeats, users, seconds))
             if "state" in wanted:
-                console.print(
-                    state.table(state.run(bench, checkpoint, users=state_users, events=state_events))
-                )
+                result = state.run(bench, checkpoint, users=state_users, user_events=user_events)
+                console.print(_facts_table("State at size", state.facts(result)))
+                if write:
+                    write_section(RELIABILITY, "state", state.section(result, circumstances()))
             if "memory" in wanted:
                 console.print(
                     _memory_table(memory.run(bench, checkpoint, users=state_users, events=state_events))
@@ -162,6 +172,13 @@ def _lists_table(bench: Bench, checkpoint: Path, repeats: int, users: int, secon
         )
     rates = {kind: statistics.median(row.lists_per_second for row in rows) for kind, rows in runs.items()}
     table.caption = f"engine against plain torch: {rates['vllm'] / rates['torch']:.2f}x the lists/s"
+    return table
+
+
+def _facts_table(title: str, facts: Sequence[tuple[str, str]]) -> Table:
+    table = Table(title=title, show_header=False)
+    for what, measured in facts:
+        table.add_row(what, measured)
     return table
 
 
