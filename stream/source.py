@@ -28,11 +28,16 @@ _FETCH_BYTES: Final = (
 )  # of a partition: with less, a single one is waited for more often than it is read
 _READ_ONE_SECONDS: Final = 10.0
 _WATCH_SECONDS: Final = 2.0
+_HEARTBEAT_MS: Final = 250
 
 
 def heartbeat_ms(kafka: KafkaSettings) -> int:
-    """How often a daemon tells its group that it is there, and hears whether it still belongs to it."""
-    return max(kafka.session_timeout_ms // 3, 1)
+    """How often a daemon tells its group that it is there, and hears whether it still belongs to it.
+
+    While a group rebalances nobody's events are read, and that lasts until the last daemon has heard of it: this is
+    what users wait for their lists when a daemon is restarted.
+    """
+    return max(min(kafka.session_timeout_ms // 3, _HEARTBEAT_MS), 1)
 
 
 def events_consumer(settings: Settings) -> AIOKafkaConsumer:
@@ -41,6 +46,7 @@ def events_consumer(settings: Settings) -> AIOKafkaConsumer:
     return AIOKafkaConsumer(
         **client_options(kafka),
         group_id=kafka.group_id,
+        group_instance_id=kafka.group_instance_id,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         session_timeout_ms=kafka.session_timeout_ms,

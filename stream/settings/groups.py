@@ -25,6 +25,8 @@ class KafkaSettings(Struct, frozen=True, kw_only=True):
     """Brokers to ask first: host:port, several separated by commas."""
     group_id: Text = "mtgr-stream"
     """Consumer group: daemons of one group share the partitions of the events topic."""
+    group_instance_id: Text | None = None
+    """Name of this daemon in its group: restarted within the session's timeout, it gets its own partitions back."""
     client_id: Text = "mtgr-stream"
     """Name of this client in the broker's logs, quotas and metrics."""
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
