@@ -19,7 +19,7 @@ from mtgr.checkpoint import save_checkpoint
 from mtgr.errors import InputError
 from mtgr.model.mtgr import MTGR
 from mtgr.presets import PRESETS
-from stream.bench import engine, fold, lists, memory, state
+from stream.bench import engine, fold, lists, memory, restart, state
 from stream.bench.environment import Bench
 from stream.bench.page import RELIABILITY, circumstances, write_section
 from stream.demo.kafka import local_kafka
@@ -29,20 +29,23 @@ _VIDEOS = 10_000
 _FEED_RATE = 12_000  # events a second, above what any generator serves one by one
 _COLUMNS = 120  # the tables', also where there is no terminal
 _KINDS = ("vllm", "torch")
-_PARTS = ("engine", "fold", "lists", "memory", "state")
+_PARTS = ("engine", "fold", "lists", "memory", "restart", "state")
 
 
 @click.command()
 @click.argument("parts", nargs=-1, type=click.Choice(_PARTS))
 @click.option("--repeats", default=3, show_default=True, help="Runs of each row; the medians are shown.")
 @click.option("--events", default=400_000, show_default=True, help="Events of a fold run.")
-@click.option("--users", default=1_000, show_default=True, help="Users of a lists run.")
-@click.option("--seconds", default=15.0, show_default=True, help="Measured time of a lists run, each phase.")
+@click.option("--users", default=1_000, show_default=True, help="Users of a lists or restart run.")
+@click.option(
+    "--seconds", default=15.0, show_default=True, help="Measured time of a lists or restart run, each phase."
+)
 @click.option("--state-users", default=100_000, show_default=True, help="Users of the memory and state runs.")
 @click.option(
     "--state-events", default=2_000_000, show_default=True, help="Events of the memory and state runs."
 )
-@click.option("--write", is_flag=True, help=f"Put what state measures into {RELIABILITY}.")
+@click.option("--restart-rate", default=100.0, show_default=True, help="Events a second of a restart run.")
+@click.option("--write", is_flag=True, help=f"Put what restart and state measure into {RELIABILITY}.")
 def main(
     parts: tuple[str, ...],
     repeats: int,
@@ -51,6 +54,7 @@ def main(
     seconds: float,
     state_users: int,
     state_events: int,
+    restart_rate: float,
     write: bool,
 ) -> None:
     """Measure the engine beside plain torch, and the daemon as it is run: a process of its own, on a real broker.
@@ -81,6 +85,15 @@ def main(
                 console.print(_fold_table(bench, checkpoint, repeats, events))
             if "lists" in wanted:
                 console.print(_lists_table(bench, checkpoint, repeats, users, seconds))
+            if "restart" in wanted:
+                restarts = [
+                    restart.run(bench, checkpoint, mode, users=users, rate=restart_rate, seconds=seconds)
+                    for mode in restart.MODES
+                ]
+                for one in restarts:
+                    console.print(_facts_table("Rolling restart of three daemons", restart.facts(one)))
+                if write:
+                    write_section(RELIABILITY, "restart", restart.section(restarts, circumstances()))
             if "state" in wanted:
                 result = state.run(bench, checkpoint, users=state_users, user_events=user_events)
                 console.print(_facts_table("State at size", state.facts(result)))
