@@ -74,6 +74,16 @@ fuzz: setup ## Send 200,000 spoilt records through decoder and partition (ARGS="
 audit: setup ## Look for known weaknesses in every pinned package; needs the network, and fails where it has none.
 	@$(UV) tool run pip-audit --strict --disable-pip --no-deps --requirement constraints.txt $(ARGS)
 
+.PHONY: image
+image: setup ## Build the container's image, mtgr-stream; what it is built on is built here where no registry answers.
+	@docker/provide_image.sh "$$(sed -n 's/^ARG BASE=//p' docker/Dockerfile)"
+	docker build --file docker/Dockerfile --tag mtgr-stream --build-arg EXTRA=$(EXTRA) .
+
+.PHONY: image-test
+image-test: image ## Run the image as docker/compose.yaml confines it, beside Kafka: needs a Docker engine, 20 GB, minutes.
+	@docker/provide_image.sh "$$($(BIN)/python -c 'from stream.demo.broker import IMAGE; print(IMAGE)')"
+	$(BIN)/python -m pytest tests/image $(ARGS)
+
 .PHONY: test-gpu
 test-gpu: setup ## The kernels on this machine's GPU, against their twins in plain torch.
 	@$(BIN)/python -m pytest tests/gpu $(ARGS)

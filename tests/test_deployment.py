@@ -6,20 +6,14 @@ import re
 import sysconfig
 import tomllib
 from importlib.metadata import distributions
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
+from composed import COMPOSE, OURS, ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from stream.commands.serve import command as serve_command
 from stream.settings import HttpSettings
-
-ROOT = Path(__file__).parents[1]
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
-OURS = [name for name, service in COMPOSE["services"].items() if service["image"] == "mtgr-stream"]
 
 
 def test_the_image_runs_as_nobody_in_particular() -> None:
