@@ -109,8 +109,8 @@ class UserState:
 
     @property
     def pinned(self) -> bool:
-        """Whether the store cannot give this state back yet, or a list is owed: it must stay in memory."""
-        return self.dirty or self.writing > 0 or self.unserved > 0
+        """Whether the store cannot give this state back yet, or a list is being made: it must stay in memory."""
+        return self.dirty or self.writing > 0 or self.asked > 0
 
     @property
     def nbytes(self) -> int:

@@ -161,7 +161,7 @@ class SequenceMachine(RuleBasedStateMachine):
         self.store.apply(self.state.changes(), 0)
         assert self.state.pinned
         self.state.writing -= 1
-        assert self.state.pinned is bool(self.unserved)
+        assert self.state.pinned is bool(self.asked)
         self.durable = (list(self.kept), list(self.unserved), self.profile)
 
     @rule()

@@ -113,3 +113,22 @@ def test_states_that_cannot_be_dropped_do_not_slow_the_cache() -> None:
             cache.get(user)
     assert cache.turns < 50
     assert len(cache.states) == len(users)
+
+
+def test_users_who_are_owed_a_list_do_not_fill_the_memory() -> None:
+    """Who waits for a list may be read from the store again, with what is owed; only whose list is being made stays."""
+    store, ceiling = DictStore(), 200_000
+    cache = CountingCache(store, ceiling)
+    asked = cache.get("asked")
+    fold(asked, 5)
+    asked.ask()
+    commit(store, [asked])
+    for number in range(3_000):
+        state = cache.get(f"u{number}")
+        before = state.nbytes
+        fold(state, 5)
+        cache.grew(state.nbytes - before)
+        commit(store, [state])
+        assert cache.nbytes <= 1.1 * ceiling
+    assert cache.get("asked") is asked
+    assert cache.get("u0").unserved == 5
