@@ -78,6 +78,9 @@ def run(bench: Bench, checkpoint: Path, *, users: int, user_events: int) -> Stat
         trigger__quiet_period_ms=0,
         trigger__max_wait_ms=86_400_000,
         stream__max_owed_requests=1_000_000_000,
+        # no list is due before a restart; after it all are, and must not take the processor from the restore
+        generator__max_batch_users=1,
+        generator__max_concurrent_batches=1,
         log__format="json",
     )
     sessions = SessionLog(users, user_events)
