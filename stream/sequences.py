@@ -9,7 +9,6 @@ What is known of the user besides (the profile) changes seldom and is stored und
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
@@ -33,7 +32,7 @@ from stream.stored import (
 )
 
 _BLOCK_BYTES: Final = BLOCK_EVENTS * RECORD_BYTES
-_KEY_BYTES: Final = 5  # of a block's key beside the user id
+_KEY_BYTES: Final = 4  # that a block's key is longer than a tail record's
 _NUMBERS_BYTES: Final = 45  # of a tail record, roughly
 
 
@@ -52,6 +51,7 @@ class UserState:
 
     __slots__ = (
         "_dropped",
+        "_firsts",
         "_profile_changed",
         "_sealed",
         "_tail_videos",
@@ -94,6 +94,9 @@ class UserState:
         self.profile_ms = -1  # of the event that told the profile; none has yet
         self.dirty = False  # changed since the last call of changes()
         self.writing = 0  # calls of changes() whose result is not yet in the store
+        # The first byte of each record, which is that of its event's digest: one byte an event says nearly always that
+        # an event is new, where looking through the records was a fifth of the fold.
+        self._firsts = bytearray()
         self._tail_videos = 0  # where the tail block's video ids begin in videos
         self._sealed: list[tuple[int, bytes]] = []
         self._dropped: list[int] = []
@@ -115,7 +118,7 @@ class UserState:
     @property
     def nbytes(self) -> int:
         """Roughly the memory this state takes."""
-        return 700 + len(self.records) + len(self.videos) + len(self.profile)
+        return 760 + len(self.records) + len(self.videos) + len(self._firsts) + len(self.profile)
 
     def fold(
         self, event: Interaction, offset: int, arrived_ms: int, traceparent: bytes | None, max_events: int
@@ -127,29 +130,37 @@ class UserState:
         """
         event_id = event.event_id
         digest = xxh3_64_digest(event_id.encode())
-        records = self.records
-        if digest in records and self._holds(digest):
+        records, firsts, first = self.records, self._firsts, digest[0]
+        if first in firsts and self._holds(digest):
             return False
+        firsts.append(first)
         self.dirty = True
         self.offset = offset
         video = event.video_id.encode()
         records += pack_event(event, digest, video)
         self.videos += video
         self.event_id = event_id
-        self.timestamp_ms = event.timestamp_ms
-        self.last_ms = max(self.last_ms, min(event.timestamp_ms, arrived_ms))
-        if event.session_id is not None:
-            self.session_id = event.session_id
+        told_ms = self.timestamp_ms = event.timestamp_ms
+        if told_ms > arrived_ms:
+            told_ms = arrived_ms
+        if told_ms > self.last_ms:
+            self.last_ms = told_ms
+        session_id = event.session_id
+        if session_id is not None:
+            self.session_id = session_id
         self.traceparent = traceparent
         if not self.unserved:
             self.unserved_since_ms = arrived_ms
         elif self.unserved == self.asked:
             self.since_asked_ms = arrived_ms
         self.unserved += 1
-        if len(records) % _BLOCK_BYTES == 0:
+        unsealed = len(records) % _BLOCK_BYTES
+        if unsealed == 0:
             self._seal()
-        if len(records) > capacity(max_events) * RECORD_BYTES:
-            self.cut(max_events)
+        elif unsealed == RECORD_BYTES and len(records) > capacity(max_events) * RECORD_BYTES:
+            self.cut(
+                max_events
+            )  # capacity is in whole blocks: it is passed by the first event of a block alone
         return True
 
     def fold_profile(self, event: Profile, arrived_ms: int) -> bool:
@@ -194,7 +205,7 @@ class UserState:
         self.first_block += sealed
         self._sealed.clear()
         self._tail_videos = 0
-        self.records, self.videos = bytearray(), bytearray()
+        self.records, self.videos, self._firsts = bytearray(), bytearray(), bytearray()
         self.unserved = self.asked = self.unserved_since_ms = self.timestamp_ms = self.last_ms = 0
         self.event_id, self.session_id, self.traceparent = "", None, None
         if self.profile_ms >= 0:
@@ -205,11 +216,15 @@ class UserState:
         return True
 
     def _holds(self, digest: bytes) -> bool:
-        """Whether a record begins with the digest: the eight bytes could also stand across two fields."""
-        at = self.records.find(digest)
-        while at >= 0 and at % RECORD_BYTES:
-            at = self.records.find(digest, at + 1)
-        return at >= 0
+        """Whether a record begins with the digest; looks at those alone that begin with its first byte."""
+        records = self.records
+        firsts, first = records[::RECORD_BYTES], digest[0]
+        at = firsts.find(first)
+        while at >= 0:
+            if records.startswith(digest, at * RECORD_BYTES):
+                return True
+            at = firsts.find(first, at + 1)
+        return False
 
     def _seal(self) -> None:
         number = self.first_block + len(self.records) // _BLOCK_BYTES - 1
@@ -227,6 +242,7 @@ class UserState:
         # fresh buffers give the memory of the dropped blocks back
         self.records = bytearray(self.records[end:])
         self.videos = bytearray(self.videos[video_bytes:])
+        self._firsts = self.records[::RECORD_BYTES]
         self._tail_videos -= video_bytes
         self._dropped.extend(range(self.first_block, self.first_block + surplus))
         self.first_block += surplus
@@ -250,34 +266,42 @@ class UserState:
         self.asked = 0
         self.dirty = True
 
-    def changes(self) -> Iterator[Change]:
+    def changes(self) -> list[Change]:
         """What must be written so that the store holds this state; marks it clean, and as being written.
 
         The order matters: the changelog takes the changes one after another, and a crash may cut them anywhere. A tail
         record never stands before what it names, nor a block's deletion before the tail that names it no more.
         """
         user = self.user_id
-        sealed, self._sealed = self._sealed, []
-        dropped, self._dropped = self._dropped, []
+        key = tail_key(user)
         self.dirty = False
         self.writing += 1
-        for number, block in sealed:
-            if number >= self.first_block:
-                yield block_key(user, number), block
+        if self.records and not (self._sealed or self._dropped or self._profile_changed):  # as nearly always
+            return [(key, self._tail(len(key)))]
+        sealed, self._sealed = self._sealed, []
+        dropped, self._dropped = self._dropped, []
         profile_changed, self._profile_changed = self._profile_changed, False
+        changes: list[Change] = [
+            (block_key(user, number), block) for number, block in sealed if number >= self.first_block
+        ]
         if profile_changed and self.profile_ms >= 0:
-            yield profile_key(user), encode(StoredProfile(VERSION, self.profile_ms, self.profile))
-        if self.is_empty:
-            yield tail_key(user), None
-        else:
-            yield tail_key(user), self._tail()
+            stored = StoredProfile(VERSION, self.profile_ms, self.profile)
+            changes.append((profile_key(user), encode(stored)))
+        changes.append((key, None if self.is_empty else self._tail(len(key))))
         if profile_changed and self.profile_ms < 0:
-            yield profile_key(user), None
-        for number in dropped:
-            yield block_key(user, number), None
+            changes.append((profile_key(user), None))
+        changes.extend((block_key(user, number), None) for number in dropped)
+        return changes
 
-    def _tail(self) -> bytes:
-        sealed_blocks = len(self.records) // _BLOCK_BYTES
+    def _tail(self, key_bytes: int) -> bytes:
+        """The tail record; `key_bytes` is the length of its key."""
+        records, videos, event_id = self.records, self.videos, self.event_id
+        session_id, traceparent = self.session_id, self.traceparent
+        sealed_blocks = len(records) // _BLOCK_BYTES
+        # what is stored of the user, keys included and headers of records not
+        texts = len(event_id) + len(session_id or "") + len(traceparent or b"")
+        keys = (2 + sealed_blocks) * (key_bytes + _KEY_BYTES)
+        nbytes = len(records) + len(videos) + len(self.profile) + texts + keys + _NUMBERS_BYTES
         return encode(
             Tail(
                 VERSION,
@@ -286,24 +310,17 @@ class UserState:
                 self.offset,
                 self.unserved,
                 self.unserved_since_ms,
-                self.event_id,
+                event_id,
                 self.timestamp_ms,
-                self.session_id,
-                self.traceparent,
-                bytes(self.records[sealed_blocks * _BLOCK_BYTES :]),
-                bytes(self.videos[self._tail_videos :]),
+                session_id,
+                traceparent,
+                records[sealed_blocks * _BLOCK_BYTES :],
+                videos[self._tail_videos :],
                 self.profile_ms >= 0,
                 self.last_ms,
-                self._stored_bytes(),
+                nbytes,
             )
         )
-
-    def _stored_bytes(self) -> int:
-        """What is stored of the user, keys included and headers of records not."""
-        keys = 2 + len(self.records) // _BLOCK_BYTES
-        own = len(self.records) + len(self.videos) + len(self.profile)
-        texts = len(self.event_id) + len(self.session_id or "") + len(self.traceparent or b"")
-        return own + texts + keys * (len(self.user_id.encode()) + _KEY_BYTES) + _NUMBERS_BYTES
 
     @classmethod
     def from_store(cls, user_id: str, tail: Tail, values: list[bytes | None]) -> UserState:
@@ -325,6 +342,7 @@ class UserState:
         state._tail_videos = len(state.videos)
         state.records += tail.records
         state.videos += tail.videos
+        state._firsts = state.records[::RECORD_BYTES]
         if len(tail.records) % RECORD_BYTES or _video_bytes(bytes(state.records)) != len(state.videos):
             raise CorruptState(f"user {user_id!r}: records and video ids do not belong together")
         if tail.has_profile:

@@ -54,8 +54,8 @@ class Tail(Struct, frozen=True, array_like=True):
     timestamp_ms: int
     session_id: str | None
     traceparent: bytes | None
-    records: bytes
-    videos: bytes
+    records: bytearray
+    videos: bytearray
     has_profile: bool
     last_ms: int = 0
     """The newest time that an event or a profile of the user told, none later than its arrival."""
