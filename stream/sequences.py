@@ -217,8 +217,7 @@ class UserState:
 
     def _holds(self, digest: bytes) -> bool:
         """Whether a record begins with the digest; looks at those alone that begin with its first byte."""
-        records = self.records
-        firsts, first = records[::RECORD_BYTES], digest[0]
+        records, firsts, first = self.records, self._firsts, digest[0]
         at = firsts.find(first)
         while at >= 0:
             if records.startswith(digest, at * RECORD_BYTES):
