@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Literal, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import TopicAlreadyExistsError, TopicAuthorizationFailedError, for_code
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError, for_code
 from msgspec import Struct
 from msgspec.structs import replace
 from tenacity import AsyncRetrying, retry_if_exception, retry_if_result, stop_after_delay, wait_fixed
 
 from mtgr.errors import InputError
-from stream.kafka import client_options, connected, is_connection_error
+from stream.kafka import KafkaUnreachable, client_options, connected, is_connection_error
 from stream.permissions import daemon_permissions, require_permissions
 from stream.settings import KafkaSettings, Settings
 
 Role = Literal["events", "lists", "dead_letters", "changelog", "videos"]
+T = TypeVar("T")
 Outcome = Literal["ready", "created", "missing", "wrong"]
 
 _DAY_MS: Final = 86_400_000
@@ -121,12 +122,12 @@ async def review_topics(settings: Settings, *, create: bool) -> list[TopicReport
     """
     wanted = wanted_topics(settings)
     async with connected(_Admin(**client_options(settings.kafka)), settings.kafka) as admin:
-        reports = await _review(admin, wanted)
+        reports = await _ask(settings.kafka, _review, admin, wanted)
         missing = [report.topic for report in reports if report.outcome == "missing"]
         # none beside a wrong one: the partitions of the events topic, once set right, are the changelog's too
         if not create or not missing or any(report.outcome == "wrong" for report in reports):
             return reports
-        created = await _create(admin, missing)
+        created = await _ask(settings.kafka, _create, admin, missing)
         # a broker may take a moment to hear of what the controller created
         settled = AsyncRetrying(
             retry=retry_if_result(_has_missing),
@@ -134,7 +135,7 @@ async def review_topics(settings: Settings, *, create: bool) -> list[TopicReport
             stop=stop_after_delay(settings.kafka.connect_timeout_seconds),
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else [],
         )
-        reports = await settled(_review, admin, wanted)
+        reports = await settled(_ask, settings.kafka, _review, admin, wanted)
     return [
         replace(report, outcome="created")
         if report.topic.name in created and report.outcome == "ready"
@@ -146,23 +147,36 @@ async def review_topics(settings: Settings, *, create: bool) -> list[TopicReport
 async def _require_permissions(settings: Settings) -> None:
     kafka = settings.kafka
     async with connected(_Admin(**client_options(kafka)), kafka) as admin:
-        await _patiently(kafka)(require_permissions, admin, kafka, daemon_permissions(settings))
+        await _ask(kafka, require_permissions, admin, kafka, daemon_permissions(settings))
 
 
-def _patiently(kafka: KafkaSettings) -> AsyncRetrying:
-    """Tries again for a while: the first group of a cluster finds that its coordinator is still to be made."""
-    return AsyncRetrying(
+async def _ask(kafka: KafkaSettings, question: Callable[..., Awaitable[T]], *about: Any) -> T:
+    """What Kafka answers, asked again for a while; raises KafkaUnreachable after that.
+
+    An admin client asks whichever broker it comes upon, which may just be away, and the first group of a cluster finds
+    that its coordinator is still to be made.
+    """
+    patiently = AsyncRetrying(
         retry=retry_if_exception(is_connection_error),
         wait=wait_fixed(_POLL_SECONDS),
         stop=stop_after_delay(kafka.connect_timeout_seconds),
         reraise=True,
     )
+    try:
+        return await patiently(question, *about)
+    except (KafkaError, OSError) as error:
+        if not is_connection_error(error):
+            raise
+        raise KafkaUnreachable(
+            f"kafka.bootstrap_servers = {kafka.bootstrap_servers}: Kafka gave no answer for "
+            f"{kafka.connect_timeout_seconds:g} seconds: {str(error) or type(error).__name__}"
+        ) from error
 
 
 async def partition_count(kafka: KafkaSettings, name: str) -> int:
     """How many partitions a topic has; raises InputError where there is no such topic, and never creates one."""
     async with connected(_Admin(**client_options(kafka)), kafka) as admin:
-        found = await _describe(admin)
+        found = await _ask(kafka, _describe, admin)
     if name not in found:
         raise InputError(f"there is no topic {name}: create it by mtgr-stream topics")
     return found[name].partitions
@@ -174,15 +188,14 @@ async def committed_offsets(kafka: KafkaSettings, group: str) -> dict[TopicParti
     Raises KafkaUnreachable where no broker answers, KafkaError where the group cannot be read.
     """
     async with connected(_Admin(**client_options(kafka)), kafka) as admin:
-        read = _patiently(kafka)
-        found: dict[TopicPartition, Any] = await read(admin.list_consumer_group_offsets, group)
+        found: dict[TopicPartition, Any] = await _ask(kafka, admin.list_consumer_group_offsets, group)
     return {tp: (commit.offset, commit.metadata) for tp, commit in found.items()}
 
 
 async def group_members(kafka: KafkaSettings, group: str) -> int:
     """How many consumers are in a group now; raises KafkaUnreachable where no broker answers."""
     async with connected(_Admin(**client_options(kafka)), kafka) as admin:
-        answers: list[Any] = await _patiently(kafka)(admin.describe_consumer_groups, [group])
+        answers: list[Any] = await _ask(kafka, admin.describe_consumer_groups, [group])
     return sum(len(described[5]) for answer in answers for described in answer.groups)
 
 
