@@ -228,7 +228,9 @@ class RocksStore:
             return self._connect()
 
     def _connect(self) -> Rdict:
-        db = Rdict(str(self.path), self._options())
+        options = self._options()
+        # by name: else files that are there keep the options they were made with, and have a cache of their own
+        db = Rdict(str(self.path), options, {"default": options})
         try:
             db.get(_META_KEY)  # some damage shows only in what is read
         except Exception:

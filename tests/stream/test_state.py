@@ -20,7 +20,7 @@ from states import BLOCK, MAX_EVENTS, facts, fold
 from strategies import ODD_IDS, identifiers
 
 from stream.sequences import UserState
-from stream.state import RocksStore, StateInUse
+from stream.state import RocksMemory, RocksStore, StateInUse
 from stream.stored import Change, CorruptState, block_key, tail_key
 
 IDENTITY = "group/user-events/0"
@@ -81,6 +81,20 @@ def test_the_files_hold_what_a_dict_would(store: RocksStore, commits: list[tuple
     assert list(store.scan()) == list(reference.scan())
     for user, _ in reference.scan():
         assert facts(store.load(user)) == facts(reference.load(user))
+
+
+def test_stores_share_their_memory_over_a_restart(tmp_path: Path) -> None:
+    """What is read from files that were there before is cached in the memory given, as from new ones."""
+    for restart in range(3):
+        memory = RocksMemory(16 << 20)
+        before = memory.block_cache.get_usage()
+        store = RocksStore(tmp_path / "0", IDENTITY, memory)
+        if not restart:
+            store.apply([(tail_key(f"u{number}"), bytes(1_000)) for number in range(1_000)], 1)
+            store._db.flush()
+        assert all(store.value(tail_key(f"u{number}")) for number in range(1_000))
+        assert memory.block_cache.get_usage() - before > 500_000
+        store.close()
 
 
 def test_deleted_blocks_leave_the_files(store: RocksStore) -> None:
@@ -322,7 +336,7 @@ def test_one_folder_serves_one_process(store: RocksStore) -> None:
 import sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
-from stream.state import RocksStore, StateInUse
+from stream.state import RocksMemory, RocksStore, StateInUse
 try:
     RocksStore(Path({str(store.path)!r}), "another identity")
 except StateInUse:
