@@ -18,7 +18,8 @@ from mtgr.arguments import check_argument
 from mtgr.behaviors import Behavior, Kind, event_id_of, event_of, kinds_of, parse_behaviors
 from mtgr.config import dropped_events
 from mtgr.history import RECORD_BYTES, RECORD_DTYPE, event_digest, pack_event
-from mtgr.requests import ListRequest
+from mtgr.new_videos import pack_profile
+from mtgr.requests import ListRequest, Strategy
 from schemas.bounds import MAX_TIMESTAMP_MS, SessionId, UserId
 
 _Count = Annotated[int, Meta(ge=1)]
@@ -51,13 +52,19 @@ class BehaviorSessions:
         session_id: str,
         behaviors: Iterable[Behavior | Mapping[str, Any]],
         num_recommendations: int,
+        *,
+        profile: Mapping[str, Any] | None = None,
+        strategy: Strategy = "topk",
     ) -> ListRequest:
         """Append behaviours, oldest first, to a session, and ask for so many videos after all that it has.
 
+        profile: what is known of the user, in place of what was known in this session; None for what was known.
         Raises InputError, with nothing appended, naming the argument, its value and what would be right.
         """
         key = _key(user_id, session_id)
         count: int = check_argument("num_recommendations", num_recommendations, _Count)
+        made: Strategy = check_argument("strategy", strategy, Strategy)
+        packed = None if profile is None else pack_profile(profile)
         parsed = parse_behaviors(behaviors)
         with self._lock:
             session = self._sessions.pop(key, None) or _Session()
@@ -65,11 +72,15 @@ class BehaviorSessions:
             for behavior in parsed:
                 session.append(behavior, *key, self._clock)
             session.cut(self._max_events)
+            if packed is not None:
+                session.profile = packed
             if len(self._sessions) > self._max_sessions:
                 del self._sessions[next(iter(self._sessions))]
             # an engine keeps one history of each user: sessions side by side are users of their own to it
             name = f"{len(key[0])}:{key[0]}{key[1]}"
-            return ListRequest(name, bytes(session.records), bytes(session.videos), count)
+            return ListRequest(
+                name, bytes(session.records), bytes(session.videos), count, made, session.profile
+            )
 
     def forget(self, user_id: str, session_id: str) -> bool:
         """Forget a session; whether there was one."""
@@ -85,11 +96,12 @@ def _key(user_id: str, session_id: str) -> tuple[str, str]:
 class _Session:
     """One session's history, as a request has it."""
 
-    __slots__ = ("_appended", "_dropped", "_known", "_last_ms", "records", "videos")
+    __slots__ = ("_appended", "_dropped", "_known", "_last_ms", "profile", "records", "videos")
 
     def __init__(self) -> None:
         self.records = bytearray()
         self.videos = bytearray()
+        self.profile = b""
         self._appended = 0  # events, those that were dropped since among them
         self._dropped = 0
         self._last_ms = 0  # of the event appended last

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
 
 from mtgr.errors import EngineFailed
-from mtgr.requests import ListOutcome, ListRequest, ModelInfo
+from mtgr.requests import AddedVideos, ListOutcome, ListRequest, ModelInfo, NewVideo
 
 
 class Engine(Protocol):
@@ -18,6 +19,9 @@ class Engine(Protocol):
 
     async def recommend(self, requests: Sequence[ListRequest]) -> list[ListOutcome]:
         """One outcome for each request; calls may overlap; raises EngineFailed if the engine breaks or is closed."""
+
+    async def add_videos(self, videos: Sequence[NewVideo]) -> AddedVideos:
+        """Let new videos be recommended, also after a restart; raises EngineFailed if the engine breaks."""
 
     async def close(self) -> None:
         """Stop; requests under way get EngineFailed."""
@@ -50,12 +54,18 @@ class OnDemandEngine:
         Raises as `start` does, and EngineFailed if the engine breaks or is closed.
         """
         start = await self._running()
-        try:
+        with self._failures(start):
             (outcome,) = await self._engine.recommend([request])
-        except EngineFailed as error:
-            self._forget(start)
-            raise EngineFailed(str(error)) from error  # one of its own for each who waits
         return outcome
+
+    async def add_videos(self, videos: Sequence[NewVideo]) -> AddedVideos:
+        """Let new videos be recommended, also by an engine that is started again.
+
+        Raises as `recommend` does; where the engine breaks, it has the videos once it is started again.
+        """
+        start = await self._running()
+        with self._failures(start):
+            return await self._engine.add_videos(videos)
 
     async def close(self) -> None:
         """Stop the engine; who waits for a list or a start gets EngineFailed. Calling it again does nothing."""
@@ -91,6 +101,15 @@ class OnDemandEngine:
             raise RuntimeError(
                 "the engine runs in another event loop, in which alone it can be used and closed"
             )
+
+    @contextmanager
+    def _failures(self, start: asyncio.Task[Any]) -> Iterator[None]:
+        """Have an engine that breaks meanwhile started anew."""
+        try:
+            yield
+        except EngineFailed as error:
+            self._forget(start)
+            raise EngineFailed(str(error)) from error  # one of its own for each who waits
 
     def _forget(self, start: asyncio.Task[Any]) -> None:
         """Have the engine started anew, if nobody has seen to that since."""

@@ -17,11 +17,14 @@ from mtgr.behavior_sessions import BehaviorSessions
 from mtgr.behaviors import Behavior
 from mtgr.checkpoint import open_checkpoint
 from mtgr.errors import InputError
+from mtgr.new_videos import parse_videos
 from mtgr.recommendations import Recommendations, list_of, recommendations
+from mtgr.requests import AddedVideos, Strategy
 from mtgr.serving.engine import EngineOptions, RecommendationEngine
 from mtgr.serving.on_demand import OnDemandEngine
 from mtgr.suggestions import did_you_mean
 from schemas.lists import ModelVersion
+from schemas.videos import Video
 
 MAX_SESSIONS: Final = 10_000
 """Sessions that are remembered where the caller does not say how many."""
@@ -42,6 +45,7 @@ class VllmArguments(TypedDict, total=False):
     dtype: str
     quantization: str | None
     kv_cache_gib: float | None
+    kv_cache_dtype: str
 
 
 _OPTIONS: Final = {name: name for name in VllmArguments.__annotations__} | {
@@ -76,17 +80,33 @@ class VllmRecommender:
         session_id: str,
         user_behaviors: Iterable[Behavior | Mapping[str, Any]],
         num_recommendations: int = 10,
+        *,
+        profile: Mapping[str, Any] | None = None,
+        strategy: Strategy = "topk",
     ) -> Recommendations:
         """The videos that a user is recommended after these behaviours, oldest first, and the session's earlier ones.
 
-        A session grows: sending all that was done in it each time, or only what is new, gives the same list. Raises
-        InputError for a wrong argument, with nothing remembered; RequestRefused where the model has no such list, as
-        of more videos than are unseen; EngineFailed if the engine breaks or is closed.
+        A session grows: sending all that was done in it each time, or only what is new, gives the same list. profile:
+        what is known of the user by the names of the model's config, kept for the session until another is given;
+        strategy: as of `mtgr.requests.Strategy`. Raises InputError for a wrong argument, with nothing remembered;
+        RequestRefused where the model has no such list, as of more videos than are unseen; EngineFailed if the engine
+        breaks or is closed.
         """
         began = time.perf_counter()
-        request = self._sessions.request(user_id, session_id, user_behaviors, num_recommendations)
+        request = self._sessions.request(
+            user_id, session_id, user_behaviors, num_recommendations, profile=profile, strategy=strategy
+        )
         result = list_of(await self._engine.recommend(request))
         return recommendations(user_id, session_id, result, self.model, began)
+
+    async def add_videos(self, videos: Iterable[Video | Mapping[str, Any]]) -> AddedVideos:
+        """Let new videos be recommended, as far as the model has spare places: `spare_items` of its config.
+
+        Each has a video_id, and attributes by the names of the model's config where they are known. An engine that is
+        started again after a failure has them too. Raises InputError for a wrong argument, before any is added, and
+        EngineFailed if the engine breaks or is closed.
+        """
+        return await self._engine.add_videos(parse_videos(videos))
 
     def forget_session(self, user_id: str, session_id: str) -> bool:
         """Forget what was done in a session; whether anything was known of it."""
@@ -116,6 +136,7 @@ def create_vllm_engine(
     quantization: str | None = None,
     *,
     kv_cache_gib: float | None = None,
+    kv_cache_dtype: str = "auto",
     max_sessions: int = MAX_SESSIONS,
     clock: Callable[[], int] = now_ms,
 ) -> VllmRecommender:
@@ -133,6 +154,7 @@ def create_vllm_engine(
         dtype=dtype,
         quantization=quantization,
         kv_cache_gib=kv_cache_gib,
+        kv_cache_dtype=kv_cache_dtype,
     )
     checkpoint = open_checkpoint(options.checkpoint)
     sessions = BehaviorSessions(checkpoint.config.max_events, max_sessions=max_sessions, clock=clock)

@@ -10,6 +10,7 @@ from behaviors import NOW_MS, behavior, behaviors, behaviors_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtgr.attributes import unpack_attributes
 from mtgr.behavior_sessions import BehaviorSessions
 from mtgr.config import BLOCK_EVENTS, capacity
 from mtgr.errors import InputError
@@ -155,3 +156,32 @@ def test_a_wrong_bound_is_told() -> None:
     """As every argument is."""
     with pytest.raises(InputError, match=r"^max_sessions = 0: expected an integer, at least 1$"):
         sessions(max_sessions=0)
+
+
+def test_a_profile_is_kept_until_another_is_given() -> None:
+    """By its own session alone, and nothing of it is kept where anything else is wrong."""
+    store = sessions()
+    first = store.request("u", "s", [behavior()], 5, profile={"country": "jp"}, strategy="slate")
+    assert (unpack_attributes(first.profile), first.strategy) == ({"country": "jp"}, "slate")
+    assert store.request("u", "other", [behavior()], 5).profile == b""
+    with pytest.raises(InputError, match="watch_duration"):
+        store.request("u", "s", [behavior(watch_duration=-1)], 5, profile={"country": "fr"})
+    again = store.request("u", "s", [], 5)
+    assert (unpack_attributes(again.profile), again.strategy) == ({"country": "jp"}, "topk")
+    assert store.request("u", "s", [], 5, profile={}).profile == b""
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({"profile": 3}, r"^profile = 3: expected a mapping"),
+        ({"profile": {"a": None}}, r"^profile = \{'a': None\}: expected an object"),
+        ({"strategy": "best"}, r"^strategy = 'best': expected"),
+    ],
+)
+def test_wrong_wishes_are_named(named: dict[str, Any], said: str) -> None:
+    """Before anything is appended."""
+    store = sessions()
+    with pytest.raises(InputError, match=said):
+        store.request("u", "s", [behavior()], 5, **named)
+    assert not len(store)

@@ -16,6 +16,7 @@ from behaviors import NOW_MS, behavior, behaviors_of
 from checkpoints import ITEMS, MAX_EVENTS, tiny_checkpoint
 from generators import Script, ScriptedGenerator
 from records import eventually
+from serving import random_checkpoint
 
 from mtgr import pipeline as pipeline_module
 from mtgr.behavior_sessions import BehaviorSessions
@@ -23,7 +24,7 @@ from mtgr.errors import EngineFailed, InputError, RequestRefused
 from mtgr.pipeline import UserBehaviorInferencePipeline
 from mtgr.recommendations import Recommendations
 from mtgr.reference import ReferenceRecommender
-from mtgr.requests import ListResult, ModelInfo
+from mtgr.requests import AddedVideos, ListResult, ModelInfo
 from mtgr.serving.on_demand import OnDemandEngine
 from mtgr.serving.options import EngineOptions
 
@@ -260,6 +261,51 @@ def test_without_vllm_plain_torch_serves(make: MakePipeline, monkeypatch: pytest
     with pytest.raises(InputError, match=r"vLLM is not installed: install mtgr-stream\[cpu\]"):
         pipeline.infer_recommendations("u", "s", [behavior()], 5)
     assert len(pipeline.infer_recommendations("u", "s", [], 5, use_vllm=False).items) == 5
+
+
+def test_videos_that_are_added_are_recommended_either_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what is loaded already and by what is loaded later, as long as the model has places for them."""
+    directory = random_checkpoint(tmp_path / "spare", max_events=MAX_EVENTS, n_items=ITEMS, spare_items=2)
+    engine = ScriptedGenerator(Script(ReferenceRecommender(directory)))
+    monkeypatch.setattr(pipeline_module, "engine_of", lambda options: OnDemandEngine(engine))
+    with UserBehaviorInferencePipeline(directory, clock=lambda: NOW_MS) as pipeline:
+        first = pipeline.infer_recommendations("u", "s", [behavior("v1")], ITEMS - 1, use_vllm=False)
+        assert len(first.items) == ITEMS - 1
+        added = 0
+        for videos, outcome in (
+            ([{"video_id": "fresh"}, {"video_id": "v1"}], AddedVideos(1, 1, [])),
+            ([{"video_id": "more"}, {"video_id": "too many"}], AddedVideos(1, 0, ["too many"])),
+        ):
+            assert pipeline.add_videos(videos) == outcome
+            added += outcome.added
+            lists = [
+                pipeline.infer_recommendations("u", "s", [], ITEMS - 1 + added, use_vllm=use_vllm)
+                for use_vllm in (True, False)
+            ]
+            assert alike(*lists)
+            assert videos[0]["video_id"] in {item.video_id for item in lists[0].items}
+        with pytest.raises(InputError, match=r"videos\[0\] = 3: expected a mapping"):
+            pipeline.add_videos([3])  # type: ignore[list-item]
+    with pytest.raises(EngineFailed, match="closed"):
+        pipeline.add_videos([{"video_id": "late"}])
+
+
+@pytest.mark.parametrize("use_vllm", [False, True])
+async def test_profiles_and_slates_are_asked_for_either_way(
+    make: MakePipeline, script: Script, engines: list[HeldEngine], use_vllm: bool
+) -> None:
+    """As the same model makes them of a request that says so."""
+    pipeline = make()
+    told, wishes = behaviors_of(5, 12), {"profile": {"country": "jp"}, "strategy": "slate"}
+    waited = pipeline.infer_recommendations("u", "s", told, 6, use_vllm=use_vllm, **wishes)
+    awaited = await pipeline.infer_recommendations_async("v", "s", told, 6, use_vllm=use_vllm, **wishes)
+    sessions = BehaviorSessions(MAX_EVENTS, max_sessions=1, clock=lambda: NOW_MS)
+    (wanted,) = script.reference.recommend([sessions.request("u", "s", told, 6, **wishes)])  # type: ignore[arg-type]
+    assert isinstance(wanted, ListResult)
+    for result in (waited, awaited):
+        assert [item.video_id for item in result.items] == wanted.video_ids
 
 
 def test_an_engine_that_broke_is_started_again(

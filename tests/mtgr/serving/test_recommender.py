@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from behaviors import NOW_MS, behavior, behaviors_of
-from serving import assert_same_lists
+from serving import ITEMS, assert_same_lists
 
 from mtgr.checkpoint import Checkpoint
 from mtgr.errors import EngineFailed, InputError, RequestRefused
 from mtgr.pipeline import UserBehaviorInferencePipeline
 from mtgr.recommendations import Recommendations
-from mtgr.requests import ListResult
+from mtgr.requests import AddedVideos, ListResult
 from mtgr.serving.options import EngineOptions
 from mtgr.serving.recommender import VllmRecommender, create_vllm_engine
+
+KNOWN = {f"v{number}" for number in range(ITEMS)}
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
@@ -94,6 +96,24 @@ async def test_behaviours_in_one_call_or_in_several_give_the_same_list(
     assert bit.cached_tokens > bit.sequence_length / 2
 
 
+async def test_profiles_and_slates_are_those_of_the_reference(
+    engine: VllmRecommender, plain: UserBehaviorInferencePipeline
+) -> None:
+    """A profile is kept for its session, changes the list, and has its own where another is given."""
+    told = behaviors_of(150, 10)
+    lists = []
+    for profile in ({"country": "jp", "age": 20}, None, {"country": "fr", "age": 70}):
+        got = await engine.generate_recommendations("known", "s", told, 8, profile=profile)
+        assert_alike(got, plain.infer_recommendations("known", "s", told, 8, use_vllm=False, profile=profile))
+        slate = await engine.generate_recommendations("known", "s", [], 6, strategy="slate")
+        assert_alike(
+            slate, plain.infer_recommendations("known", "s", [], 6, use_vllm=False, strategy="slate")
+        )
+        lists.append([item.score for item in got.items])
+    assert lists[0] == pytest.approx(lists[1], abs=1e-4)
+    assert lists[0] != pytest.approx(lists[2], abs=1e-4)
+
+
 async def test_calls_of_one_session_may_overlap(
     engine: VllmRecommender, plain: UserBehaviorInferencePipeline
 ) -> None:
@@ -148,6 +168,24 @@ async def test_what_cannot_be_served_is_told_and_hurts_no_other(engine: VllmReco
         await engine.generate_recommendations("u", "s", [], 5)
 
 
+async def test_videos_that_are_added_are_recommended(
+    engine: VllmRecommender, plain: UserBehaviorInferencePipeline
+) -> None:
+    """As by plain torch, by what their attributes say, in lists of all videos and in histories."""
+    new = [
+        {"video_id": "fresh", "attributes": {"tags": ["music"], "author": "someone", "seconds": 30.0}},
+        {"video_id": "v3"},
+    ]
+    assert await engine.add_videos(new) == plain.add_videos(new) == AddedVideos(1, 1, [])
+    for number, told in enumerate((behaviors_of(300, 6), [behavior(video_id="fresh")])):
+        unseen = ITEMS + 1 - len({one["video_id"] for one in told if one["video_id"] in ("fresh", *KNOWN)})
+        got = await engine.generate_recommendations("new", str(number), told, unseen)
+        assert_alike(got, plain.infer_recommendations("new", str(number), told, unseen, use_vllm=False))
+        assert ("fresh" in {item.video_id for item in got.items}) == (number == 0)
+    with pytest.raises(InputError, match=r"videos\[0\]\.video_id is missing"):
+        await engine.add_videos([{}])
+
+
 async def test_it_is_used_in_one_event_loop(engine: VllmRecommender) -> None:
     """Another one is told so, instead of waiting for ever."""
 
@@ -180,6 +218,8 @@ async def test_wrong_arguments_are_told_before_anything_is_started(directory: Pa
         create_vllm_engine(directory, gpu_memory_utilization=0)
     with pytest.raises(InputError, match=r"^quantization = 'none': expected"):
         create_vllm_engine(directory, quantization="none")
+    with pytest.raises(InputError, match=r"^kv_cache_dtype = 'int4': expected"):
+        create_vllm_engine(directory, kv_cache_dtype="int4")
     with pytest.raises(InputError, match=r"^tensor_parallel_size = 0: expected an integer, at least 1"):
         create_vllm_engine(directory, tensor_parallel_size=0)
     with pytest.raises(InputError, match="no such checkpoint directory"):
@@ -195,5 +235,6 @@ async def test_what_is_left_out_is_as_the_options_have_it() -> None:
         "max_num_seqs",
         "quantization",
         "kv_cache_gib",
+        "kv_cache_dtype",
     ):
         assert parameters[name].default == getattr(EngineOptions(checkpoint=Path()), name), name
