@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import time
@@ -191,9 +192,9 @@ class _Run:
             await self._serve(prepare(number))
         run_steps, encoded = lists._run_steps, [0.0]
 
-        async def run_stamped(*arguments: Any) -> Any:
+        def run_stamped(packed: bytes) -> asyncio.Future[bytes]:
             encoded.append(time.perf_counter())
-            return await run_steps(*arguments)
+            return run_steps(packed)
 
         await self._ask(probe.start_stamps)
         lists._run_steps = run_stamped  # type: ignore[misc]
@@ -242,10 +243,7 @@ class _Run:
 
     async def _ask(self, function: Callable[..., Any]) -> list[Any]:
         """Call a function of `probe` in the engine's workers."""
-        llm = self.engine._llm
-        assert llm is not None
-        answers: list[Any] = await llm.collective_rpc(function, args=(self.plan.device,))
-        return answers
+        return await self.engine.call_workers(function, self.plan.device)
 
 
 def load_record(

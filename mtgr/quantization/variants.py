@@ -178,9 +178,7 @@ async def _speed(
 
 async def _ask(engine: RecommendationEngine, function: Any, device: Device) -> Any:
     """What a function of `probe` gives in the first worker."""
-    llm = engine._llm
-    assert llm is not None
-    return (await llm.collective_rpc(function, args=(device,)))[0]
+    return (await engine.call_workers(function, device))[0]
 
 
 def change(

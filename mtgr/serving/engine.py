@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
@@ -21,7 +21,8 @@ from mtgr.serving.options import EngineOptions, check_served, engine_arguments, 
 from mtgr.serving.prompt_lists import PromptLists
 from mtgr.serving.prompts import PromptBuilder
 from mtgr.serving.session_lists import SessionLists, session_planner
-from mtgr.serving.worker_extension import OPEN_SESSIONS, RUN_STEPS
+from mtgr.serving.step_channel import StepChannel
+from mtgr.serving.worker_extension import OPEN_SESSIONS, SERVE_STEPS
 from schemas.lists import ModelVersion
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class RecommendationEngine:
         check_served(self._checkpoint.config, str(options.checkpoint))
         self._llm: AsyncLLM | None = None
         self._lists: SessionLists | PromptLists | None = None  # while there is an engine
+        self._channel: StepChannel | None = None  # where lists are made by sessions
         self._calls: Final[set[asyncio.Task[Any]]] = set()
         # held from the moment the catalog has new videos until the model has them: a prompt that was made between
         # would leave in the cache what the model made of their empty places
@@ -85,7 +87,7 @@ class RecommendationEngine:
                 # vLLM asks this at the first request, if not before
                 await self._answer(llm, llm.get_supported_tasks())
                 self._lists = await self._open(llm)
-                await self._join(llm)
+                await self._join()
         except EngineFailed:
             await self.close()
             raise
@@ -105,8 +107,8 @@ class RecommendationEngine:
         Calls may overlap: vLLM batches across them. Raises EngineFailed if the engine breaks or is closed.
         """
         async with self._adding:
-            llm = self._started()
-            await self._join(llm)
+            self._started()
+            await self._join()
             lists = self._lists
             assert lists is not None
         return await lists.recommend(requests)
@@ -118,7 +120,7 @@ class RecommendationEngine:
         before any video is added, and EngineFailed if the engine breaks: after its restart it has them.
         """
         async with self._adding:
-            llm = self._started()
+            self._started()
             lists = self._lists
             assert lists is not None
             async with lists.alone():
@@ -127,7 +129,7 @@ class RecommendationEngine:
                 )
                 self._additions.extend(additions)
                 lists.forget_watchers([video.video_id for video in videos])
-                await self._join(llm)
+                await self._join()
         return outcome
 
     async def close(self) -> None:
@@ -138,16 +140,32 @@ class RecommendationEngine:
         lists, self._lists = self._lists, None
         if lists is not None:
             lists.fail(EngineFailed("the engine was closed"))
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
         for call in self._calls:
             call.cancel()
         if llm.output_handler is not None:
             llm.output_handler.cancel()  # else it logs the end of its engine as an error
         await asyncio.to_thread(_shut_down, llm)
 
+    async def call_workers(self, method: str | Callable[..., Any], *arguments: Any) -> list[Any]:
+        """What a method of vLLM's workers gives, of each; lists that are asked for meanwhile wait.
+
+        Functions may be called instead of methods, with the worker first, where vLLM was allowed to take them. Raises
+        EngineFailed if the engine breaks or does not answer.
+        """
+        llm = self._started()
+        async with nullcontext() if self._channel is None else self._channel.paused():
+            answers: list[Any] = await self._answer(llm, llm.collective_rpc(method, args=arguments))
+            return answers
+
     @property
     def failed(self) -> bool:
         """Whether a started engine has broken; it can be started again."""
-        return self._llm is not None and self._llm.errored
+        if self._llm is None:
+            return False
+        return self._llm.errored or (self._channel is not None and self._channel.failure is not None)
 
     @property
     def process_ids(self) -> list[int]:
@@ -161,29 +179,26 @@ class RecommendationEngine:
         """What makes lists through an engine that has just started, with nothing cached."""
         if self.options.scheduling == "vllm":
             return PromptLists(llm, PromptBuilder(self._checkpoint), self._call)
-        (blocks, block_size), *_ = await self._answer(llm, llm.collective_rpc(OPEN_SESSIONS))
+        (blocks, block_size), *_ = await self.call_workers(OPEN_SESSIONS)
         planner = await asyncio.to_thread(  # a large catalog takes its time
             session_planner, self._checkpoint, self.options, blocks, block_size
         )
 
-        async def run_steps(packed: bytes) -> bytes:
-            # whoever asks for lists says how long they may take
-            answers = await self._answer(llm, llm.collective_rpc(RUN_STEPS, args=(packed,)), seconds=math.inf)
-            answer: bytes = answers[0]  # every rank gives the same
-            return answer
-
-        return SessionLists(planner, run_steps)
+        channel = StepChannel(lambda address: self._call(llm.collective_rpc(SERVE_STEPS, args=(address,))))
+        self._channel = channel
+        await self._answer(llm, channel.open(self.options.tensor_parallel_size))
+        return SessionLists(planner, channel.run)
 
     def _started(self) -> AsyncLLM:
         if self._llm is None:
             raise EngineFailed("the engine is not started")
         return self._llm
 
-    async def _join(self, llm: AsyncLLM) -> None:
+    async def _join(self) -> None:
         """Let the model have the new videos of the catalog, also where a call that added some was given up."""
         additions = self._additions[self._joined :]
         if additions:
-            await self._answer(llm, llm.collective_rpc(ADD_VIDEOS, args=(pack_additions(additions),)))
+            await self.call_workers(ADD_VIDEOS, pack_additions(additions))
             self._joined += len(additions)
 
     async def _answer(

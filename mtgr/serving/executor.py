@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,8 +19,6 @@ from mtgr.serving.ownership import (
 )
 from mtgr.serving.plugin import register
 from mtgr.serving.quiet import quieten
-from mtgr.serving.session_steps import encode_answer
-from mtgr.serving.worker_extension import LAUNCH_STEPS, RUN_STEPS
 
 _SHARED_MEMORY: Final = Path("/dev/shm")
 
@@ -38,20 +35,9 @@ class OwnedExecutor(UniProcExecutor):  # type: ignore[misc]
         if in_engine_process():
             ignore_interrupts()  # vLLM has just said otherwise
         super()._init_executor()
-        self._waiter = ThreadPoolExecutor(1, "answers")
-
-    def collective_rpc(self, method: Any, timeout: float | None = None, *more: Any, **named: Any) -> Any:
-        """As vLLM's, but steps are answered by a future: the next ones are launched while a GPU computes these."""
-        if method != RUN_STEPS:
-            return super().collective_rpc(method, timeout, *more, **named)
-        (pending,) = super().collective_rpc(LAUNCH_STEPS, timeout, *more, **named)
-        if pending.is_there:
-            return [encode_answer(pending.wait())]
-        return self._waiter.submit(lambda: [encode_answer(pending.wait())])
 
     def shutdown(self) -> None:
         """Release the worker; an engine process then exits at once, where its interpreter would take seconds."""
-        self._waiter.shutdown(wait=False)
         super().shutdown()
         if in_engine_process():
             leave_quickly()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -17,8 +17,8 @@ from mtgr.serving.session_batches import Batch, BatchPlanner
 from mtgr.serving.session_steps import NOTHING, decode_answer, encode_steps
 from mtgr.serving.sessions import SessionTable
 
-RunSteps = Callable[[bytes], Awaitable[bytes]]
-"""Sends steps to the engine and gives back its answer; calls are answered in the order they were made."""
+RunSteps = Callable[[bytes], asyncio.Future[bytes]]
+"""Sends steps to the engine at once; the future has its answer, or EngineFailed. The engine takes them in order."""
 
 BATCHES_UNDER_WAY: Final = 2
 """One that the engine computes, and one that is ready when that is done: a third would only wait there, closed to
@@ -108,7 +108,8 @@ class SessionLists:
                 return
             batch = self.planner.plan([one.request for one in self._queue])
             taken = [self._queue.popleft() for _ in range(batch.taken)]
-            task = asyncio.create_task(self._run(batch, taken))
+            answer = self._run_steps(encode_steps(batch.steps)) if batch.steps else None
+            task = asyncio.create_task(self._finish(batch, taken, answer))
             self._under_way.add(task)
             task.add_done_callback(self._done)
 
@@ -117,12 +118,13 @@ class SessionLists:
         if self._failure is None:
             self._start()
 
-    async def _run(self, batch: Batch, taken: Sequence[_Waiting]) -> None:
+    async def _finish(
+        self, batch: Batch, taken: Sequence[_Waiting], answer: asyncio.Future[bytes] | None
+    ) -> None:
+        """Give those who wait what the engine answers."""
         try:
-            answer = NOTHING
-            if batch.steps:
-                answer = decode_answer(await self._run_steps(encode_steps(batch.steps)))
-            outcomes = dict(self.planner.read(batch, answer))
+            lists = NOTHING if answer is None else decode_answer(await answer)
+            outcomes = dict(self.planner.read(batch, lists))
         except asyncio.CancelledError:
             failure = self._failure or EngineFailed("the engine was closed")
             for one in taken:

@@ -75,10 +75,10 @@ class PendingAnswer:
     @property
     def is_there(self) -> bool:
         """Whether nothing is left to wait for."""
-        return self.done is None
+        return self.done is None or bool(self.done.query())  # type: ignore[no-untyped-call]
 
     def wait(self) -> Answer:
-        """The answer, from any thread."""
+        """The answer, once it is there."""
         if self.lists is None:
             return NOTHING
         if self.done is not None:

@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from mtgr.serving.additions import VideoAdditions
-from mtgr.serving.session_steps import decode_steps, encode_answer
 
 if TYPE_CHECKING:
-    from mtgr.serving.session_worker import PendingAnswer, SessionWorker
+    from mtgr.serving.session_worker import SessionWorker
+    from mtgr.serving.step_server import StepServer
 
 OPEN_SESSIONS: Final = "open_sessions"
-RUN_STEPS: Final = "run_steps"
-LAUNCH_STEPS: Final = "launch_steps"
+SERVE_STEPS: Final = "serve_steps"
 
 
 class WorkerExtension(VideoAdditions):
     """Videos that join the catalog, and lists of sessions."""
 
     sessions: SessionWorker | None = None
+    server: StepServer | None = None
 
     def open_sessions(self) -> tuple[int, int]:
         """Take the KV cache for sessions, with none in it; returns its blocks and the tokens of each."""
@@ -28,11 +28,12 @@ class WorkerExtension(VideoAdditions):
         self.sessions = SessionWorker(worker)
         return self.sessions.blocks, self.sessions.block_size
 
-    def launch_steps(self, packed: bytes) -> PendingAnswer:
-        """Begin to compute steps, encoded by `mtgr.serving.session_steps`, whose answer can be waited for."""
-        assert self.sessions is not None
-        return self.sessions.launch(decode_steps(packed))
+    def serve_steps(self, address: str) -> None:
+        """Compute the steps that a `mtgr.serving.step_channel.StepChannel` sends, until it pauses or is closed."""
+        from mtgr.serving.step_server import StepServer
 
-    def run_steps(self, packed: bytes) -> bytes:
-        """The encoded answer to steps."""
-        return encode_answer(self.launch_steps(packed).wait())
+        worker: Any = self
+        assert self.sessions is not None
+        if self.server is None:
+            self.server = StepServer(address, worker.rank)
+        self.server.serve(self.sessions)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import pytest
@@ -26,9 +25,12 @@ from mtgr.requests import MAX_SLATE, ListOutcome, ListRequest, ListResult
 from mtgr.serving.options import EngineOptions, engine_arguments, prepare_vllm
 from mtgr.serving.prompts import PromptBuilder
 from mtgr.serving.session_lists import session_planner
-from mtgr.serving.session_steps import decode_answer, encode_steps
-from mtgr.serving.worker_extension import OPEN_SESSIONS, RUN_STEPS
+from mtgr.serving.session_steps import decode_answer, decode_steps, encode_answer, encode_steps
+from mtgr.serving.worker_extension import OPEN_SESSIONS
 from schemas.events import Interaction
+
+if TYPE_CHECKING:
+    from mtgr.serving.session_worker import SessionWorker
 
 pytestmark = pytest.mark.vllm
 
@@ -89,18 +91,23 @@ def vllm_within(checkpoint: Checkpoint, options: EngineOptions) -> Iterator[Reco
 def _by_sessions(llm: Any, checkpoint: Checkpoint, options: EngineOptions) -> Recommend:
     (blocks, block_size), *_ = llm.collective_rpc(OPEN_SESSIONS)
     planner = session_planner(checkpoint, options, blocks, block_size)
+    (worker, *_) = llm.collective_rpc(_sessions_of)
 
     def recommend(requests: list[ListRequest]) -> list[ListOutcome]:
         outcomes: list[ListOutcome] = []
         while len(outcomes) < len(requests):
             batch = planner.plan(requests[len(outcomes) :])
-            answers = llm.collective_rpc(RUN_STEPS, args=(encode_steps(batch.steps),))
-            (answer, *_) = answers.result() if isinstance(answers, Future) else answers
+            answer = encode_answer(worker.launch(decode_steps(encode_steps(batch.steps))).wait())
             made = dict(planner.read(batch, decode_answer(answer)))
             outcomes += [made[place] for place in range(batch.taken)]
         return outcomes
 
     return recommend
+
+
+def _sessions_of(worker: Any) -> SessionWorker:
+    sessions: SessionWorker = worker.sessions
+    return sessions
 
 
 def _by_prompts(llm: Any, checkpoint: Checkpoint, options: EngineOptions) -> Recommend:
