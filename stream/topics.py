@@ -261,6 +261,8 @@ async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str
         for code, message, _, name, entries in response.resources:
             if code:
                 error = for_code(code)
+                if error.retriable:  # one broker may know of a topic that another has not heard of yet
+                    raise error(message or error.description)
                 raise InputError(f"topic {name}: its settings cannot be read: {message or error.description}")
             configs[name] = {entry[0]: entry[1] for entry in entries}
     return configs
