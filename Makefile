@@ -70,6 +70,10 @@ test: lint ## Everything that must hold: lint, types, import rules, schemas, uni
 fuzz: setup ## Send 200,000 spoilt records through decoder and partition (ARGS="--junitxml=..." keeps the counts).
 	@FUZZ_RECORDS=$${FUZZ_RECORDS:-200000} $(BIN)/python -m pytest tests/stream/test_fuzz.py tests/schemas $(ARGS)
 
+.PHONY: chaos
+chaos: setup ## Kill, freeze and cut off daemons and brokers, prove that nothing is lost, and write docs/reliability.md.
+	@PYTHONPATH=tests/support $(BIN)/python tests/chaos/chaos.py $(ARGS)
+
 .PHONY: audit
 audit: setup ## Look for known weaknesses in every pinned package; needs the network, and fails where it has none.
 	@$(UV) tool run pip-audit --strict --disable-pip --no-deps --requirement constraints.txt $(ARGS)
