@@ -119,7 +119,7 @@ RECIPES: Final[Mapping[str, TrainingOptions]] = {
     "kuairand-pure": TrainingOptions(
         part="known",
         weights={"skip": 0.3, "watch": 0.3},
-        half_life_days=4.0,
+        half_life_days=8.0,
         negatives="all",
         epochs=8,
         patience=None,

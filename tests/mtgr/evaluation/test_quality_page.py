@@ -168,7 +168,7 @@ def test_lines_are_never_blank_twice() -> None:
     ("name", "begin", "end"),
     [
         ("README.md", "| HR@10, whole catalog", "docs/quality.md"),
-        ("docs/model.md", "**Ablations**", "was not measured"),
+        ("docs/model.md", "**Ablations**", "What was tried"),
     ],
 )
 def test_what_is_quoted_of_the_page_stands_on_it(name: str, begin: str, end: str) -> None:
