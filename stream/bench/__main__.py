@@ -86,10 +86,11 @@ def main(
             if "lists" in wanted:
                 console.print(_lists_table(bench, checkpoint, repeats, users, seconds))
             if "restart" in wanted:
-                restarts = [
-                    restart.run(bench, checkpoint, mode, users=users, rate=restart_rate, seconds=seconds)
-                    for mode in restart.MODES
-                ]
+                with restart.engine(checkpoint, directory) as url:
+                    restarts = [
+                        restart.run(bench, url, mode, users=users, rate=restart_rate, seconds=seconds)
+                        for mode in restart.MODES
+                    ]
                 for one in restarts:
                     console.print(_facts_table("Rolling restart of three daemons", restart.facts(one)))
                 if write:

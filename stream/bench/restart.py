@@ -8,8 +8,8 @@ import sys
 import time
 import urllib.request
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +33,7 @@ _DAEMONS: Final = 3
 _PARTITIONS: Final = 6
 _VIDEOS: Final = 10_000
 _READY_SECONDS: Final = 180.0
+_ENGINE_SECONDS: Final = 300.0  # it compiles what it has not compiled before
 _SETTLE_SECONDS: Final = 5.0
 _OWED_SECONDS: Final = 120.0
 _HTTP_SECONDS: Final = 2.0
@@ -200,30 +201,32 @@ class _Traffic:
         self.sent.append(_Sent(user_id, (await written).offset, at))
 
 
-def run(
-    bench: Bench, checkpoint: Path, mode: Mode, *, users: int, rate: float, seconds: float
-) -> RestartResult:
+@contextmanager
+def engine(checkpoint: Path, directory: Path) -> Iterator[str]:
+    """An engine that daemons share (`mtgr-stream serve`), at the address given; it ends with the block."""
+    port = free_port()
+    command = [sys.executable, "-m", "stream", "serve", "--checkpoint", str(checkpoint), "--port", str(port)]
+    with Child(command, directory / "engine.log", name="engine") as child:
+        child.wait_until(lambda: _answers(f"http://127.0.0.1:{port}/healthz"), _ENGINE_SECONDS)
+        yield f"http://127.0.0.1:{port}"
+
+
+def run(bench: Bench, url: str, mode: Mode, *, users: int, rate: float, seconds: float) -> RestartResult:
     """Restart three daemons one after another, as an operator would, under `rate` events a second.
 
-    They share one engine (`mtgr-stream serve`), each has a state folder of its own. Measured are `seconds` before
-    the first restart, the restarts, and `seconds` after the last.
+    They share the engine at `url`, and each has a state folder of its own. Measured are `seconds` before the first
+    restart, the restarts, and `seconds` after the last.
     """
-    port = free_port()
     settings, values = bench.settings(
         topics__partitions=_PARTITIONS,
         generator__kind="server",
-        generator__url=f"http://127.0.0.1:{port}",
+        generator__url=url,
         log__format="json",
         **mode.settings,
     )
-    directory = bench.directory / settings.kafka.group_id
-    directory.mkdir(parents=True)
     asyncio.run(ensure_topics(settings))
-    command = [sys.executable, "-m", "stream", "serve", "--checkpoint", str(checkpoint), "--port", str(port)]
     with ExitStack() as stack:
-        engine = stack.enter_context(Child(command, directory / "engine.log", name="engine"))
-        engine.wait_until(lambda: _answers(f"http://127.0.0.1:{port}/healthz"), _READY_SECONDS)
-        group = _Group(directory, values, mode.is_static)
+        group = _Group(bench.directory / settings.kafka.group_id, values, mode.is_static)
         stack.callback(group.stop)
         return asyncio.run(_run(group, settings, mode, users, rate, seconds))
 
