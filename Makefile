@@ -105,8 +105,18 @@ format: setup ## Format the code and mend what can be mended.
 	$(BIN)/ruff check --fix .
 
 .PHONY: bench
-bench: setup ## Measure the stream, the engine and the daemon's memory on this machine.
+bench: setup rivals ## Measure the stream beside others', the engine and the daemon's memory on this machine.
 	@$(BIN)/python -m stream.bench $(ARGS)
+
+.PHONY: rivals
+rivals: .rivals/quix/.ready .rivals/faust/.ready ## Build .rivals, where `make bench` finds Quix Streams and faust-streaming.
+
+.rivals/%/.ready: stream/bench/rivals/%.txt | setup
+	@echo "installing what is compared with, pinned by $<"
+	rm -f $@
+	test -x .rivals/$*/bin/python || $(UV) venv --quiet --python $(BIN)/python .rivals/$*
+	$(UV) pip sync --quiet --python .rivals/$*/bin/python $<
+	touch $@
 
 .PHONY: bench-gpu
 bench-gpu: setup ## Measure the engine beside other systems on this machine's GPU (EXTRA=cuda).
@@ -146,5 +156,5 @@ constraints: setup ## Pin the newest versions that suit each other, for both ext
 
 .PHONY: clean
 clean: ## Remove the environment, the caches, Kafka's jars and what runs have left.
-	@rm -rf .venv .baselines .run .kafka .state dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .baselines .rivals .run .kafka .state dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -22,6 +22,7 @@ from mtgr.presets import PRESETS
 from stream.bench import engine, fold, lists, memory, restart, state
 from stream.bench.environment import Bench
 from stream.bench.page import RELIABILITY, circumstances, write_section
+from stream.bench.rivals import comparison
 from stream.demo.kafka import local_kafka
 from stream.kafka import quieten
 
@@ -29,13 +30,14 @@ _VIDEOS = 10_000
 _FEED_RATE = 12_000  # events a second, above what any generator serves one by one
 _COLUMNS = 120  # the tables', also where there is no terminal
 _KINDS = ("vllm", "torch")
-_PARTS = ("engine", "fold", "lists", "memory", "restart", "state")
+_PARTS = ("engine", "fold", "lists", "memory", "restart", "rivals", "state")
+_RIVAL_SECONDS = 10.0
 
 
 @click.command()
 @click.argument("parts", nargs=-1, type=click.Choice(_PARTS))
 @click.option("--repeats", default=3, show_default=True, help="Runs of each row; the medians are shown.")
-@click.option("--events", default=400_000, show_default=True, help="Events of a fold run.")
+@click.option("--events", default=400_000, show_default=True, help="Events of a fold or rivals run.")
 @click.option("--users", default=1_000, show_default=True, help="Users of a lists or restart run.")
 @click.option(
     "--seconds", default=15.0, show_default=True, help="Measured time of a lists or restart run, each phase."
@@ -45,7 +47,9 @@ _PARTS = ("engine", "fold", "lists", "memory", "restart", "state")
     "--state-events", default=2_000_000, show_default=True, help="Events of the memory and state runs."
 )
 @click.option("--restart-rate", default=100.0, show_default=True, help="Events a second of a restart run.")
-@click.option("--write", is_flag=True, help=f"Put what restart and state measure into {RELIABILITY}.")
+@click.option(
+    "--write", is_flag=True, help=f"Put what fold, restart, rivals and state measure into {RELIABILITY}."
+)
 def main(
     parts: tuple[str, ...],
     repeats: int,
@@ -82,7 +86,28 @@ def main(
             bench = Bench(servers, directory)
             checkpoint = _checkpoint(directory)
             if "fold" in wanted:
-                console.print(_fold_table(bench, checkpoint, repeats, events))
+                results = fold.run_all(bench, checkpoint, repeats=repeats, events=events)
+                console.print(
+                    _table("Fold + state + changelog + commit, one core", fold.COLUMNS, fold.rows(results))
+                )
+                console.print(f"exactly once against at least once: {'; '.join(fold.costs(results))}")
+                if write:
+                    write_section(RELIABILITY, "fold", fold.section(results, circumstances(), events))
+            if "rivals" in wanted:
+                runs = comparison.run(
+                    bench,
+                    checkpoint,
+                    repeats=repeats,
+                    events=events,
+                    seconds=_RIVAL_SECONDS,
+                    out=work / "bench" / "rivals.jsonl",
+                )
+                console.print(
+                    _table("The same job, one core each", comparison.COLUMNS, comparison.rows(runs))
+                )
+                console.print(comparison.verdict(runs))
+                if write:
+                    write_section(RELIABILITY, "rivals", comparison.section(runs, circumstances(), events))
             if "lists" in wanted:
                 console.print(_lists_table(bench, checkpoint, repeats, users, seconds))
             if "restart" in wanted:
@@ -112,45 +137,6 @@ def _checkpoint(directory: Path) -> Path:
     config = msgspec.structs.replace(PRESETS["tiny"], n_items=_VIDEOS)
     catalog = Catalog([f"video-{number}" for number in range(_VIDEOS)], config.unknown_buckets)
     return save_checkpoint(directory / "tiny", "tiny", config, catalog, MTGR(config).state_dict()).directory
-
-
-def _fold_table(bench: Bench, checkpoint: Path, repeats: int, events: int) -> Table:
-    table = Table(title=f"Fold + state + changelog + commit on one core, {events:,} events, 20,000 users")
-    for column in (
-        "partitions",
-        "commit every",
-        "delivery",
-        "events/s",
-        "events/s of CPU",
-        "runs, events/s",
-        "state checked",
-    ):
-        table.add_column(column, justify="right")
-    for partitions, interval_ms in ((1, 100), (6, 100), (6, 1_000)):
-        runs: dict[str, list[fold.FoldResult]] = {delivery: [] for delivery in fold.DELIVERIES}
-        for _ in range(repeats):
-            for delivery in fold.DELIVERIES:  # in turn, so that both meet the same noise
-                run = fold.run(
-                    bench,
-                    checkpoint,
-                    partitions=partitions,
-                    events=events,
-                    users=20_000,
-                    commit_interval_ms=interval_ms,
-                    delivery=delivery,
-                )
-                runs[delivery].append(run)
-        for delivery, rows in runs.items():
-            table.add_row(
-                str(partitions),
-                f"{interval_ms} ms",
-                delivery,
-                f"{statistics.median(row.events_per_second for row in rows):,.0f}",
-                f"{statistics.median(row.events_per_cpu_second for row in rows):,.0f}",
-                " ".join(f"{row.events_per_second:,.0f}" for row in rows),
-                f"{rows[0].users_checked} users",
-            )
-    return table
 
 
 def _lists_table(bench: Bench, checkpoint: Path, repeats: int, users: int, seconds: float) -> Table:
@@ -186,6 +172,15 @@ def _lists_table(bench: Bench, checkpoint: Path, repeats: int, users: int, secon
         )
     rates = {kind: statistics.median(row.lists_per_second for row in rows) for kind, rows in runs.items()}
     table.caption = f"engine against plain torch: {rates['vllm'] / rates['torch']:.2f}x the lists/s"
+    return table
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
