@@ -16,9 +16,11 @@ from vllm.platforms import current_platform
 
 from mtgr.kernels.paged import PagedStep
 from mtgr.requests import MAX_SLATE
-from mtgr.serving.attention import layers_step
+from mtgr.serving import step_places
 from mtgr.serving.session_steps import NO_ITEM, NOTHING, Answer, Step
-from mtgr.serving.step_graphs import CudaGraphs, StepGraphs, pinned
+from mtgr.serving.sessions import NULL_BLOCK
+from mtgr.serving.step_graphs import CudaGraphs, StepGraphs
+from mtgr.serving.step_inputs import HostStep, StepInputs, inputs_on
 
 if current_platform.is_cuda():
     from mtgr.kernels import token_ops_triton, top_k_triton
@@ -29,40 +31,15 @@ FAST_TOP_K: Final = 64
 """Up to so many videos a list is taken in passes over the logits, one for each; from there on PyTorch sorts faster."""
 
 Numbers = npt.NDArray[np.int32]
+Places = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """A step's requests, unpacked; shapes as in `Step`."""
+class Wanted:
+    """What is asked of a step's requests: the length of each list, 0 where more of the request follows, and its way."""
 
-    cached: Numbers
-    new: Numbers
-    blocks: Numbers
     counts: Numbers
     slates: npt.NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, step: Step) -> Parts:
-        """Read the arrays of a step."""
-        cached = np.frombuffer(step.cached, np.int32)
-        return cls(
-            cached=cached,
-            new=np.frombuffer(step.new, np.int32),
-            blocks=np.frombuffer(step.blocks, np.int32).reshape(len(cached), -1),
-            counts=np.frombuffer(step.counts, np.int32),
-            slates=np.frombuffer(step.slates, np.bool_),
-        )
-
-    @property
-    def starts(self) -> Numbers:
-        """(requests + 1,) where the tokens of each begin in the step."""
-        return np.concatenate([[0], np.cumsum(self.new)]).astype(np.int32)
-
-    def next_token(self, chosen: npt.NDArray[np.intp], step: int) -> Parts:
-        """Some of the requests, each with one token more, `step` tokens after those it came with."""
-        ones = np.ones(len(chosen), np.int32)
-        cached = (self.cached + self.new)[chosen] + np.int32(step)
-        return Parts(cached, ones, self.blocks[chosen], ones, np.ones(len(chosen), np.bool_))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +82,12 @@ class SessionWorker:
         self._items: Final = torch.full(
             (self.blocks, self.block_size), NO_ITEM, dtype=torch.int32, device=self._device
         )
+        step_places.warm_up()
         self._graphs: StepGraphs | None = None
         if self._device.type == "cuda":
             with torch.inference_mode():
                 self._graphs = self._captured()
+                self._warm_up()
 
     @torch.inference_mode()
     def launch(self, steps: list[Step]) -> PendingAnswer:
@@ -119,8 +98,7 @@ class SessionWorker:
         lists = [made for step in steps if (made := self._run(step)) is not None]
         if not lists:
             return PendingAnswer(None, None)
-        items = torch.cat([listed for listed, _ in lists])
-        scores = torch.cat([scored for _, scored in lists])
+        items, scores = lists[0] if len(lists) == 1 else map(torch.cat, zip(*lists, strict=True))
         both = torch.stack([items, scores.view(torch.int32)])
         if self._device.type != "cuda":
             return PendingAnswer(both, None)
@@ -132,54 +110,69 @@ class SessionWorker:
 
     def _run(self, step: Step) -> tuple[Tensor, Tensor] | None:
         """The items and scores of a step's lists, joined; None if no request ends in it."""
-        parts = Parts.of(step)
-        rows = np.frombuffer(step.rows, np.float32).reshape(int(parts.new.sum()), -1)
-        hidden = self._forward(self._tensor(rows), self._tensor(np.frombuffer(step.items, np.int32)), parts)
-        ending = np.flatnonzero(parts.counts)
+        new = np.frombuffer(step.new, np.int32)
+        tokens = np.frombuffer(step.items, np.int32)
+        host = HostStep(
+            rows=np.frombuffer(step.rows, np.float32).reshape(len(tokens), -1),
+            items=tokens,
+            cached=np.frombuffer(step.cached, np.int32),
+            new=new,
+            blocks=np.frombuffer(step.blocks, np.int32).reshape(len(new), -1),
+        )
+        wanted = Wanted(np.frombuffer(step.counts, np.int32), np.frombuffer(step.slates, np.bool_))
+        hidden, inputs = self._forward(host)
+        ending = np.flatnonzero(wanted.counts)
         if not len(ending):
             return None
-        counts, slates = parts.counts[ending], parts.slates[ending]
-        last = parts.starts[1:][ending] - 1
-        if len(last) < len(hidden):
-            hidden = hidden[self._tensor(last)]
-        logits = self._logits(hidden, parts, ending)
+        counts, slates = wanted.counts[ending], wanted.slates[ending]
+        logits = self._last_logits(hidden, inputs.step, host, ending)
         if not slates.any():
             items, scores = self._best(logits, int(counts.max()))
         else:
             shape = len(counts), int(counts.max())
             items = torch.full(shape, NO_ITEM, dtype=torch.int32, device=self._device)
             scores = torch.zeros(shape, device=self._device)
-            for chosen, make in ((slates, self._slates), (~slates, self._lists)):
-                if chosen.any():
-                    places, most = np.flatnonzero(chosen), int(counts[chosen].max())
-                    where = self._tensor(places)
-                    items[where, :most], scores[where, :most] = make(logits[where], parts, ending[places])
+            at_once = np.flatnonzero(~slates)
+            if len(at_once):
+                where, most = self._tensor(at_once), int(counts[at_once].max())
+                items[where, :most], scores[where, :most] = self._best(logits[where], most)
+            by_turns = np.flatnonzero(slates)
+            where, most = self._tensor(by_turns), int(counts[by_turns].max())
+            items[where, :most], scores[where, :most] = self._slates(
+                logits[where], host, ending[by_turns], counts[by_turns]
+            )
         if (counts == counts[0]).all():
             return items.flatten(), scores.flatten()
-        wanted = self._tensor(np.arange(items.shape[1]) < counts[:, None])
-        return items[wanted], scores[wanted]
-
-    def _lists(self, logits: Tensor, parts: Parts, chosen: npt.NDArray[np.intp]) -> tuple[Tensor, Tensor]:
-        """Lists made at once, as `_slates` makes others."""
-        return self._best(logits, int(parts.counts[chosen].max()))
+        # by places and not by a mask, whose truths a GPU would have to count first
+        taken = self._tensor(np.flatnonzero(np.arange(items.shape[1]) < counts[:, None]))
+        return items.flatten()[taken], scores.flatten()[taken]
 
     @staticmethod
     def _best(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Places and log-probabilities of the k largest logits of each row, largest first: (n, k) int32, float32."""
-        if logits.is_cuda and k <= FAST_TOP_K:
-            values, items = top_k_triton.top_k(logits, k)
-        else:
-            values, items = logits.topk(k, dim=-1)
-        return items.to(torch.int32), values - logits.logsumexp(-1, keepdim=True)
+        """Places and log-probabilities of the k largest logits of each row, largest first: (n, k) int32, float32.
 
-    def _slates(self, logits: Tensor, parts: Parts, chosen: npt.NDArray[np.intp]) -> tuple[Tensor, Tensor]:
+        What the logits then are means nothing.
+        """
+        if logits.is_cuda and k <= FAST_TOP_K:
+            values, items = top_k_triton.top_k(logits, k, normalized=True)
+            return items, values
+        values, items = logits.topk(k, dim=-1)
+        # logsumexp, of which the largest is known, in the logits' own memory
+        shifted = values - values[:, :1]
+        total = logits.sub_(values[:, :1]).exp_().sum(-1, keepdim=True)
+        return items.to(torch.int32), shifted - total.log()
+
+    def _slates(
+        self, logits: Tensor, host: HostStep, chosen: Places, counts: Numbers
+    ) -> tuple[Tensor, Tensor]:
         """Lists made video by video, from the logits (n, slots) of the first ones, of the chosen requests.
 
         Returns items (n, length) int32 and scores (n, length), of which a shorter list has less.
         """
-        counts = parts.counts[chosen]
         listed: list[Tensor] = []
         scored: list[Tensor] = []
+        lengths = (host.cached + host.new)[chosen]
+        blocks = host.blocks[chosen]
         going = np.arange(len(chosen))  # of the chosen: those whose lists go on
         for length in range(int(counts.max())):
             item, score = self._best(logits, 1)
@@ -193,34 +186,35 @@ class SessionWorker:
             if not len(going):
                 break
             token = item[self._tensor(np.flatnonzero(still))].squeeze(1)
-            more = parts.next_token(chosen[going], length)
-            hidden = self._forward(self._model.embed_input_ids(token).float(), token, more)
-            logits = self._logits(hidden, more, np.arange(len(going)))
+            more = HostStep(
+                rows=self._model.embed_input_ids(token).float(),
+                items=token,
+                cached=lengths[going] + np.int32(length),
+                new=np.ones(len(going), np.int32),
+                blocks=blocks[going],
+            )
+            hidden, inputs = self._forward(more)
+            logits = self._last_logits(hidden, inputs.step, more, np.arange(len(going)))
         return torch.cat(listed, 1), torch.cat(scored, 1)
 
-    def _forward(self, rows: Tensor, items: Tensor, parts: Parts) -> Tensor:
-        """The hidden states (tokens, d_model) of rows (tokens, lanes), whose keys and items are then in the cache."""
-        starts, lengths = parts.starts, parts.cached + parts.new
-        request = np.repeat(np.arange(len(parts.new)), parts.new)
-        positions = np.arange(len(request)) - starts[request] + parts.cached[request]
-        block, offset = np.divmod(positions, self.block_size)
-        slots = parts.blocks[request, block].astype(np.int64) * self.block_size + offset
-        self._items.view(-1)[self._tensor(slots)] = items
-        if self._graphs is not None:
-            hidden = self._graphs.run(rows, positions, slots, starts, lengths, parts.blocks)
-            if hidden is not None:
-                return hidden
-        layers = layers_step(starts, lengths, self._tensor(parts.blocks))
-        return self._compute(rows, self._tensor(positions), self._tensor(slots), layers)
+    def _forward(self, host: HostStep) -> tuple[Tensor, StepInputs]:
+        """The hidden states (tokens, d_model) of a step, whose keys and items are then in the cache, and its inputs;
+        both are valid until the next step."""
+        if self._graphs is not None and (made := self._graphs.run(host)) is not None:
+            return made
+        inputs = inputs_on(self._device, host, self.block_size)
+        return self._compute(inputs), inputs
 
-    def _compute(self, rows: Tensor, positions: Tensor, slots: Tensor, layers: PagedStep) -> Tensor:
+    def _compute(self, inputs: StepInputs) -> Tensor:
+        # what is padding goes where nobody looks: into the null block
+        self._items.view(-1).scatter_(0, inputs.slots.clamp(min=NULL_BLOCK), inputs.items)
         with set_forward_context(
-            dict.fromkeys(self._layers, layers),
+            dict.fromkeys(self._layers, inputs.step),
             self._vllm_config,
-            num_tokens=len(rows),
-            slot_mapping=dict.fromkeys(self._layers, slots),
+            num_tokens=len(inputs.rows),
+            slot_mapping=dict.fromkeys(self._layers, inputs.slots),
         ):
-            hidden: Tensor = self._model(None, positions, inputs_embeds=rows)
+            hidden: Tensor = self._model(None, inputs.positions, inputs_embeds=inputs.rows)
         return hidden
 
     def _captured(self) -> StepGraphs:
@@ -232,6 +226,7 @@ class SessionWorker:
             lanes=config.row_width,
             requests=scheduler.max_num_seqs,
             blocks=-(-longest // self.block_size),
+            block_size=self.block_size,
             step_tokens=scheduler.max_num_batched_tokens,
             device=self._device,
         )
@@ -241,13 +236,37 @@ class SessionWorker:
         log.info("graphs_captured", graphs=captured, seconds=round(time.monotonic() - began, 1))
         return graphs
 
-    def _logits(self, hidden: Tensor, parts: Parts, chosen: npt.NDArray[np.intp]) -> Tensor:
-        """(n, slots) float32 logits of the chosen requests' next videos, those in their histories left out."""
+    def _warm_up(self) -> None:
+        """Compile what makes lists of hidden states: of one token in the null block, and for lists of all lengths."""
+        one = np.ones(1, np.int32)
+        self._run(
+            Step(
+                rows=bytes(4 * self._model.config.row_width),
+                items=(NO_ITEM * one).tobytes(),
+                cached=(0 * one).tobytes(),
+                new=one.tobytes(),
+                blocks=(NULL_BLOCK * one).tobytes(),
+                counts=one.tobytes(),
+                slates=bytes(1),
+            )
+        )
+        logits = torch.zeros((1, self._model.config.n_slots), device=self._device)
+        for power in range(FAST_TOP_K.bit_length()):  # kernels differ by powers of two
+            if 1 << power <= logits.shape[1]:
+                self._best(logits, 1 << power)
+
+    def _last_logits(self, hidden: Tensor, step: PagedStep, host: HostStep, chosen: Places) -> Tensor:
+        """(n, slots) float32 logits of what follows the last tokens of the chosen requests, what is in their histories
+        left out."""
+        lengths, blocks, last = step.lengths, step.block_table, step.query_starts[1:].long() - 1
+        if len(chosen) < len(host.new):
+            where = self._tensor(chosen)
+            lengths, blocks, last = lengths[where], blocks[where], last[where]
+        if len(last) < len(hidden):
+            hidden = hidden[last]
         logits: Tensor = self._model.compute_logits(hidden).float()
-        tokens = (parts.cached + parts.new)[chosen]
-        blocks = self._tensor(parts.blocks[chosen, : -(-int(tokens.max()) // self.block_size)])
-        items = self._items[blocks].flatten(1)
-        lengths = self._tensor(tokens)
+        longest = int((host.cached + host.new)[chosen].max())
+        items = self._items[blocks[:, : -(-longest // self.block_size)]].flatten(1)
         if logits.is_cuda:
             token_ops_triton.mask_seen(logits, items, lengths)
             return logits
@@ -258,7 +277,6 @@ class SessionWorker:
             1, items.where(seen, 0).long(), torch.where(seen, -torch.inf, torch.inf), "amin"
         )
 
-    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
-        if self._device.type == "cuda":
-            return pinned(array).to(self._device, non_blocking=True)
-        return torch.from_numpy(array if array.flags.writeable else array.copy())
+    def _tensor(self, array: Places) -> Tensor:
+        host = torch.from_numpy(array)
+        return host.pin_memory().to(self._device, non_blocking=True) if self._device.type == "cuda" else host

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mtgr.kernels.paged import PADDING, PagedStep, cut_tiles, tile_for
+from mtgr.kernels.paged import tile_for
+from mtgr.serving.step_inputs import NO_STEP, HostStep, Layout, StepInputs
 
 TOKENS: Final = {
     1: (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024),
@@ -27,8 +26,8 @@ TOKENS: Final = {
 """Tokens of the graphs, by the queries of a tile: users with one event each, with some, and whole histories. Longer
 steps keep the GPU busy for longer than launching them takes."""
 
-Forward = Callable[[Tensor, Tensor, Tensor, PagedStep], Tensor]
-"""Rows (tokens, lanes), positions and slots (tokens,) and the step to hidden states (tokens, d_model)."""
+Forward = Callable[[StepInputs], Tensor]
+"""A step's inputs to its hidden states (tokens, d_model)."""
 
 
 Compute = Callable[[], Tensor]
@@ -77,12 +76,12 @@ class _CudaRecording:
 @dataclass(frozen=True, slots=True)
 class _Graph:
     recording: Recording
-    tokens: int
-    step: PagedStep
+    layout: Layout
+    inputs: StepInputs
 
 
 class StepGraphs:
-    """The graphs of one worker's model, all over the same buffers: one of them runs at a time."""
+    """The graphs of one worker's model, all over the same memory: one of them runs at a time."""
 
     def __init__(
         self,
@@ -91,31 +90,32 @@ class StepGraphs:
         lanes: int,
         requests: int,
         blocks: int,
+        block_size: int,
         step_tokens: int,
         device: torch.device,
     ) -> None:
         """`requests` of a step at most, each of at most so many `blocks`; graphs are captured by `capture`."""
         self._forward: Final = forward
-        self._requests: Final = requests
+        self._block_size: Final = block_size
         most = min(step_tokens, max(map(max, TOKENS.values())))
         self._sizes: Final = {
             tile: _up_to(min(most, requests) if tile == 1 else most, sizes) for tile, sizes in TOKENS.items()
         }
 
-        def numbers(*shape: int, dtype: torch.dtype = torch.int32, value: int = 0) -> Tensor:
-            return torch.full(shape, value, dtype=dtype, device=device)
+        def layout(tile: int, tokens: int) -> Layout:
+            some = min(tokens, requests)
+            # tiles that any step of so many tokens is cut to at most: all its requests may have a single token
+            tiles = some if tile == 1 else some + (tokens - some) // tile
+            return Layout(
+                tokens=tokens, requests=some, blocks=blocks, tiles=tiles, lanes=lanes, tile_queries=tile
+            )
 
-        self._rows: Final = numbers(most, lanes, dtype=torch.float32)
-        self._positions: Final = numbers(most, dtype=torch.int64)
-        self._slots: Final = numbers(most, dtype=torch.int64, value=PADDING)
-        self._starts: Final = numbers(requests + 1)
-        self._lengths: Final = numbers(requests)
-        self._blocks: Final = numbers(requests, blocks)
-        self._tiles: Final = {
-            tile: numbers(max(self._tile_count(tile, tokens) for tokens in sizes), 2, value=PADDING)
-            for tile, sizes in self._sizes.items()
-            if sizes
+        self._layouts: Final = {
+            (tile, tokens): layout(tile, tokens) for tile, sizes in self._sizes.items() for tokens in sizes
         }
+        self._buffer: Final = torch.zeros(
+            max(one.size for one in self._layouts.values()), dtype=torch.uint8, device=device
+        )
         self._graphs: Final[dict[tuple[int, int], _Graph]] = {}
 
     def capture(self, record: Callable[[Compute], Recording]) -> int:
@@ -123,62 +123,33 @@ class StepGraphs:
 
         The largest come first: the others find room in the memory that those have taken.
         """
-        for tokens, tile in sorted(
-            ((tokens, tile) for tile, sizes in self._sizes.items() for tokens in sizes), reverse=True
-        ):
-            tiles = self._tiles[tile][: self._tile_count(tile, tokens)]
-            step = PagedStep(self._starts, self._lengths, self._blocks, tiles, tile)
-            inputs = self._rows[:tokens], self._positions[:tokens], self._slots[:tokens], step
-            self._graphs[tile, tokens] = _Graph(record(partial(self._forward, *inputs)), tokens, step)
+        for key, layout in sorted(self._layouts.items(), key=lambda item: item[0][::-1], reverse=True):
+            self._fill(layout, NO_STEP)
+            inputs = layout.inputs(self._buffer)
+            self._graphs[key] = _Graph(record(partial(self._forward, inputs)), layout, inputs)
         return len(self._graphs)
 
-    def run(
-        self,
-        rows: Tensor,
-        positions: npt.NDArray[np.int64],
-        slots: npt.NDArray[np.int64],
-        starts: npt.NDArray[np.int32],
-        lengths: npt.NDArray[np.int32],
-        blocks: npt.NDArray[np.int32],
-    ) -> Tensor | None:
-        """The hidden states of a step, valid until the next one; None if no graph is large enough."""
-        new = np.diff(starts)
-        tile = tile_for(int(new.max()))
+    def run(self, host: HostStep) -> tuple[Tensor, StepInputs] | None:
+        """The hidden states of a step and its inputs on the device, without padding, both valid until the next step;
+        None if no graph is large enough."""
+        tokens, requests = int(host.new.sum()), len(host.new)
+        tile = tile_for(int(host.new.max()))
         sizes = self._sizes[tile]
-        place = bisect_left(sizes, len(positions))
+        place = bisect_left(sizes, tokens)
         if place == len(sizes):
             return None
         graph = self._graphs[tile, sizes[place]]
-        tokens, requests = len(positions), len(new)
-        tiles = np.full((len(graph.step.tiles), 2), PADDING, np.int32)
-        cut = cut_tiles(new, lengths, tile)
-        tiles[: len(cut)] = cut
-        padded = np.full(graph.tokens, PADDING, np.int64)
-        padded[:tokens] = slots
-        self._rows[:tokens].copy_(rows, non_blocking=True)
-        for buffer, array in (
-            (self._positions[:tokens], positions),
-            (self._slots[: graph.tokens], padded),
-            (self._starts[: requests + 1], starts),
-            (self._lengths[:requests], lengths),
-            (self._blocks[:requests, : blocks.shape[1]], blocks),
-            (graph.step.tiles, tiles),
-        ):
-            buffer.copy_(pinned(array) if buffer.is_cuda else torch.from_numpy(array), non_blocking=True)
+        self._fill(graph.layout, host)
+        inputs = graph.inputs.of(tokens, requests)
+        inputs.take_over(host)
         graph.recording.replay()
-        return graph.recording.result[:tokens]
+        return graph.recording.result[:tokens], inputs
 
-    def _tile_count(self, tile: int, tokens: int) -> int:
-        """Tiles that any step of so many tokens is cut to at most: all its requests may have a single token."""
-        requests = min(tokens, self._requests)
-        return requests if tile == 1 else requests + (tokens - requests) // tile
-
-
-def pinned(array: npt.NDArray[Any]) -> Tensor:
-    """A copy that a GPU reads by itself, while the host goes on."""
-    copy = torch.empty(array.shape, dtype=torch.from_numpy(array[:0].copy()).dtype, pin_memory=True)
-    copy.numpy()[...] = array
-    return copy
+    def _fill(self, layout: Layout, host: HostStep) -> None:
+        """Put what the host knows of a step where the graphs of a layout read it, while the host goes on."""
+        pack = torch.empty(layout.size, dtype=torch.uint8, pin_memory=self._buffer.is_cuda)
+        size = layout.pack(host, self._block_size, pack.numpy())
+        self._buffer[:size].copy_(pack[:size], non_blocking=True)
 
 
 def _up_to(most: int, sizes: Sequence[int]) -> list[int]:
