@@ -302,13 +302,31 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
         while True:
             try:
-                return await asyncio.to_thread(RocksStore, path, identity, self._store_memory)
+                return await _opened(RocksStore, path, identity, self._store_memory)
             except StateInUse as error:  # a neighbour that shares the folder may still be closing it
                 if time.monotonic() > deadline:
                     raise Fatal(f"{error}: give each daemon a state.directory of its own") from error
             except OSError as error:
                 raise InputError(f"state.directory: {path} cannot be used: {error.strerror}") from error
             await asyncio.sleep(0.2)
+
+
+async def _opened(open_store: Callable[..., RocksStore], *about: object) -> RocksStore:
+    """A store that a thread opens; where nobody waits for it any more, the thread's store is closed again.
+
+    A thread cannot be cancelled: what it opened would stay locked for whoever has the partition next, this daemon too.
+    """
+    opening = asyncio.ensure_future(asyncio.to_thread(open_store, *about))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_opened)
+        raise
+
+
+def _close_opened(opening: asyncio.Future[RocksStore]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        asyncio.get_running_loop().run_in_executor(None, opening.result().close)
 
 
 def _scan(store: RocksStore) -> tuple[int, list[str]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
@@ -20,7 +22,7 @@ from stream.commits import PartitionsLost
 from stream.errors import Fatal
 from stream.observability import Health, Metrics
 from stream.partition import Partition, PendingList, Phase
-from stream.state import RocksMemory
+from stream.state import RocksMemory, RocksStore
 from stream.stored import tail_key
 
 
@@ -408,3 +410,29 @@ async def test_a_claim_that_the_group_refuses_waits_for_the_group(world: World) 
     await world.assignment.on_partitions_assigned(tps(0))
     await world.running()
     assert world.health.is_ready
+
+
+async def test_a_store_that_opens_too_late_is_closed_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A partition that is taken away while its files are being opened, and comes back, finds them free."""
+    slow = threading.Event()
+    opened: list[RocksStore] = []
+
+    def open_slowly(*about: Any) -> RocksStore:
+        slow.wait(20)
+        opened.append(RocksStore(*about))
+        return opened[-1]
+
+    monkeypatch.setattr(assigning, "RocksStore", open_slowly)
+    monkeypatch.setattr(assigning, "_LOCK_PATIENCE_SECONDS", 3.0)
+    await world.assignment.on_partitions_assigned(tps(0))
+    await eventually(lambda: bool(world.claims), "the restore's beginning")
+    await asyncio.sleep(0)
+    await world.assignment.on_partitions_revoked(tps(0))
+    slow.set()
+    await eventually(lambda: bool(opened), "the store that nobody waits for")
+    await world.assignment.on_partitions_assigned(tps(0))
+    await world.running()
+    assert world.partitions[TP].phase is Phase.RUNNING
+    assert len(opened) == 2
