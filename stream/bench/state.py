@@ -81,6 +81,7 @@ def run(bench: Bench, checkpoint: Path, *, users: int, user_events: int) -> Stat
         # no list is due before a restart; after it all are, and must not take the processor from the restore
         generator__max_batch_users=1,
         generator__max_concurrent_batches=1,
+        stream__drain_deadline_seconds=0,
         log__format="json",
     )
     sessions = SessionLog(users, user_events)
