@@ -153,17 +153,22 @@ class Partition:
         tags = _TAGS
         get_state, note, dirty = self.cache.get, self.triggers.note, self._dirty
         nbytes = other_bytes = 0
+        headers: Sequence[tuple[str, bytes]] = ()
+        content_type = traceparent = None
+        replayed = False
         for record in records:
             value = record.value
-            content_type = traceparent = None
-            replayed = False
-            for name, header in record.headers:
-                if name == CONTENT_TYPE_HEADER:
-                    content_type = header
-                elif name == _TRACEPARENT:
-                    traceparent = header
-                elif name == REPLAYED_HEADER:
-                    replayed = True
+            if record.headers != headers:  # most records have those of the one before
+                headers = record.headers
+                content_type = traceparent = None
+                replayed = False
+                for name, header in headers:
+                    if name == CONTENT_TYPE_HEADER:
+                        content_type = header
+                    elif name == _TRACEPARENT:
+                        traceparent = header
+                    elif name == REPLAYED_HEADER:
+                        replayed = True
             nbytes += len(value or b"")
             try:
                 if value is not None and len(value) > max_bytes:
