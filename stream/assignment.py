@@ -25,12 +25,14 @@ from stream.observability import Health, Metrics
 from stream.partition import Partition, PartitionSettings, Phase
 from stream.restore_progress import RestoreProgress
 from stream.state import RocksMemory, RocksStore, StateInUse
+from stream.stored import CorruptState
 
 log = structlog.get_logger(__name__)
 
 _RESTORES_AT_ONCE: Final = 4
 _LOCK_PATIENCE_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 1.0
+_SOUND_SECONDS: Final = 3_600.0  # so long must files last that were made from the changelog
 
 
 class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -75,6 +77,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._closed = False
         self._restores: dict[TopicPartition, asyncio.Task[None]] = {}
         self._leaving: set[TopicPartition] = set()  # being handed over
+        self._mended: dict[TopicPartition, float] = {}  # when its files were found bad
         self._restore_slots = asyncio.Semaphore(_RESTORES_AT_ONCE)
         self._progress = RestoreProgress()
 
@@ -131,6 +134,24 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         except IllegalStateError:
             return
         self._begin(tp, partition)
+
+    def _mend(self, partition: Partition, error: CorruptState) -> None:
+        """Begin again with a partition whose files do not read back, from the changelog alone."""
+        tp, now = partition.tp, time.monotonic()
+        mended, self._mended[tp] = self._mended.get(tp), now
+        if mended is not None and now - mended < _SOUND_SECONDS:
+            self.fail(
+                Fatal(
+                    f"state of partition {tp.partition} was restored from {self._changelog_topic} {now - mended:.0f} "
+                    f"seconds ago, and does not read back again: {error}: the disk or the changelog is damaged"
+                )
+            )
+            return
+        self._metrics.state_repairs.inc()
+        log.error(
+            "state_files_corrupt", partition=tp.partition, error=str(error), repair="restore from changelog"
+        )
+        self.regain(partition)
 
     def _begin(self, tp: TopicPartition, before: Partition | None) -> None:
         self._health.not_ready(_component(tp), "its state is being restored")
@@ -225,22 +246,35 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
             log.warning("partitions_lost", reason=str(error), partitions=[tp.partition])
             self._health.remove(_component(tp))
             self._health.not_ready("partitions", "the group rebalances")
+        elif isinstance(error, CorruptState) and tp in self.partitions:
+            self.partitions[tp].distrust(error)
         elif error is not None:
             self.fail(error)
 
     async def _restore(self, tp: TopicPartition, before: Partition | None) -> None:
         """Claim a partition and bring its state up to date; `before` is what the daemon made of it until now."""
         if before is not None:
+            if self._committer is not None:  # what it writes of the partition now, the restore must not miss
+                await self._committer.settled()
             await self.close([before])
             self._health.not_ready(_component(tp), "its state is being restored")
         async with self._restore_slots:
             started = time.monotonic()
             # what is read after this is all that was ever written: its last owner can add nothing
             offset = await self._cycle.claim(tp) if self._cycle is not None else None
+            if offset is None and before is not None:
+                offset = await self._committed_offset(tp)
             store = await self._open_store(tp)
-            partition = self.partitions[tp] = Partition(tp, store, self._share)
+            self._metrics.state_repairs.inc(store.refused)
+            is_new = store.checkpoint == 0
+            partition = self.partitions[tp] = Partition(tp, store, self._share, self._mend)
             records, nbytes = await self._read_changelog(tp, store)
-            users, owed = await asyncio.to_thread(_scan, store)
+            try:
+                users, owed = await asyncio.to_thread(_scan, store)
+            except CorruptState as error:
+                if is_new:
+                    raise Fatal(f"changelog {self._changelog_topic}-{tp.partition}: {error}") from error
+                raise
             seconds = time.monotonic() - started
         self._metrics.restore_seconds.observe(seconds)
         log.info(
@@ -259,6 +293,13 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer.resume(tp)
         if self._on_running is not None:
             self._on_running()
+
+    async def _committed_offset(self, tp: TopicPartition) -> int:
+        """Where the group goes on with a partition of which this daemon has read more than it has committed."""
+        committed: int | None = await self._consumer.committed(tp)
+        if committed is None:
+            committed = (await self._consumer.beginning_offsets([tp]))[tp]
+        return committed
 
     async def _read_changelog(self, tp: TopicPartition, store: RocksStore) -> tuple[int, int]:
         """Bring a store up to date; while no broker answers, again from where it stands. Raises Fatal.

@@ -146,7 +146,7 @@ class AtLeastOnce:
             if part.partition.phase is Phase.CLOSED:  # its files may be another daemon's by now
                 continue
             begin = part.partition.store.checkpoint
-            part.partition.store.apply(part.changes, end)
+            part.partition.write(part.changes, end)
             if end - begin != len(part.changes):
                 self._gaps.setdefault(part.partition, begin)
         await self._commit_offsets(

@@ -68,6 +68,11 @@ class Committer:
             if time.monotonic() - self._heard > _IDLE_CHECK_SECONDS:
                 await self._ask_kafka()
 
+    async def settled(self) -> None:
+        """Return once no cycle is under way that was when this was called."""
+        async with self._lock:
+            pass
+
     async def commit(self, partitions: Iterable[Partition]) -> None:
         """Make everything these partitions did so far durable; raises Fatal.
 

@@ -177,7 +177,7 @@ class ExactlyOnce:
                 steps.append(producer.send_offsets_to_transaction({tp: part.offset}, group_id))
             await all_of(steps)
         if end is not None and part.partition.phase is not Phase.CLOSED:
-            part.partition.store.apply(part.changes, end)
+            part.partition.write(part.changes, end)
 
     def _judge(self, part: CommitWork, error: BaseException) -> None:
         """Take note of a transaction that failed; raises Fatal where beginning again is of no use."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from aiokafka import TopicPartition
@@ -23,7 +23,7 @@ from stream.retention import Retention, RetentionRules
 from stream.sequences import UserState, list_id
 from stream.state import StateStore
 from stream.state_cache import StateCache
-from stream.stored import Change
+from stream.stored import Change, CorruptState
 from stream.triggers import TriggerQueue, TriggerRules
 
 _SWEPT_USERS: Final = 500  # in one commit cycle: a millisecond or two
@@ -108,8 +108,17 @@ class Partition:
     It knows neither consumer nor producer: records are handed in, and what must be written is handed out.
     """
 
-    def __init__(self, tp: TopicPartition, store: StateStore, settings: PartitionSettings) -> None:
+    def __init__(
+        self,
+        tp: TopicPartition,
+        store: StateStore,
+        settings: PartitionSettings,
+        on_corrupt: Callable[[Partition, CorruptState], None],
+    ) -> None:
+        """`on_corrupt` is told when what is stored does not read back, and the partition is lost by that."""
         self.tp = tp
+        self._on_corrupt = on_corrupt
+        self._corrupt = False
         self.store = store
         self.phase = Phase.RESTORING
         self.triggers = TriggerQueue(settings.rules)
@@ -142,11 +151,15 @@ class Partition:
         self.phase = Phase.RUNNING
 
     def fold(self, records: Sequence[Any], now: float) -> FoldCounts:
-        """Fold consumed records into the users' sequences, in order; what is no valid event becomes a dead letter.
-
-        Raises CorruptState where a stored sequence does not read back.
-        """
+        """Fold consumed records into the users' sequences, in order; what is no valid event becomes a dead letter."""
         counts = FoldCounts({}, {})
+        try:
+            self._fold(records, now, counts)
+        except CorruptState as error:
+            self.distrust(error)
+        return counts
+
+    def _fold(self, records: Sequence[Any], now: float, counts: FoldCounts) -> None:
         events = counts.events
         max_events = self._settings.max_events
         max_bytes = self._settings.max_event_bytes
@@ -214,10 +227,16 @@ class Partition:
         self._folded_bytes += nbytes
         self.uncommitted_bytes += nbytes
         self.cache.grew(40 * len(records) + other_bytes)
-        return counts
 
     def take_due(self, now: float) -> PendingList | None:
         """Begin the list whose deadline is the oldest of those passed; None if nobody is due."""
+        try:
+            return self._take_due(now)
+        except CorruptState as error:
+            self.distrust(error)
+            return None
+
+    def _take_due(self, now: float) -> PendingList | None:
         while (user_id := self.triggers.take(now)) is not None:
             state = self.cache.get(user_id)
             if state.unserved:
@@ -298,7 +317,11 @@ class Partition:
 
     def take_work(self) -> CommitWork | None:
         """Everything since the last call that a commit must make durable; None if nothing happened."""
-        self._sweep()
+        try:
+            self._sweep()
+        except CorruptState as error:
+            self.distrust(error)
+            return None
         offset = self.next_offset
         if not self._dirty and not self._dead and offset == self._committed_offset:
             return None
@@ -341,15 +364,31 @@ class Partition:
         self.uncommitted_bytes -= work.nbytes
         self._committed_offset = work.offset
 
+    def write(self, changes: Sequence[Change], checkpoint: int) -> None:
+        """Write what is in the changelog up to an offset to the store too."""
+        try:
+            self.store.apply(changes, checkpoint)
+        except CorruptState as error:
+            self.distrust(error)
+
+    def distrust(self, error: CorruptState) -> None:
+        """What is stored does not read back: the partition is lost, and its files go when it is closed."""
+        self._corrupt = True
+        self.lose()
+        self._on_corrupt(self, error)
+
     def lose(self) -> None:
-        """Another daemon has the partition: nothing of it is folded, made or written any more."""
+        """Nothing of the partition is folded, made or written any more: another daemon has it, or its files are bad."""
         self.phase = Phase.CLOSED
         self.idle.set()  # what is under way is dropped when it comes back
 
     def close(self) -> None:
-        """Give the partition up; its files stay for the next time."""
+        """Give the partition up; its files stay for the next time if they are good."""
         self.phase = Phase.CLOSED
-        self.store.close()
+        if self._corrupt:
+            self.store.discard()
+        else:
+            self.store.close()
 
 
 def _mismatch(key: bytes | None, user_id: str) -> str:

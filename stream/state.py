@@ -6,6 +6,7 @@ without a log of their own: what a crash takes from them is read from the change
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import time
@@ -40,6 +41,7 @@ _FORMAT: Final = 2
 # Files that were not written for so long may hold what the changelog has forgotten to have deleted: its tombstones
 # stay for delete.retention.ms, a day by default.
 _STALE_SECONDS: Final = 20 * 3_600
+_DAMAGED: Final = re.compile("Corruption")
 # by another process, or by this one; the word "lock" alone stands in most of RocksDB's errors
 _LOCKED: Final = re.compile("IO error: (While lock file|lock hold by current process)")
 
@@ -66,7 +68,7 @@ class StateStore(Protocol):
         """What is stored under a key, None for nothing."""
 
     def apply(self, changes: Iterable[Change], checkpoint: int) -> None:
-        """Write changes and move the checkpoint, both or neither."""
+        """Write changes and move the checkpoint, both or neither; raises CorruptState if the store is damaged."""
 
     def scan(self) -> Iterator[tuple[str, bool]]:
         """Every user, and whether a list is owed to them; raises CorruptState."""
@@ -76,6 +78,9 @@ class StateStore(Protocol):
 
     def close(self) -> None:
         """Flush to disk and close."""
+
+    def discard(self) -> None:
+        """Close, and delete all that is stored."""
 
 
 class RocksMemory:
@@ -113,6 +118,7 @@ class RocksStore:
         """
         self._erase_seconds = erase_seconds
         self.path = path
+        self.refused = False  # RocksDB could not open the files that were there
         self._identity = identity
         self._memory = memory or RocksMemory(64 * _MIB)
         self._write_options = WriteOptions()
@@ -160,7 +166,14 @@ class RocksStore:
                 put(key, value)
         meta = _Meta(_FORMAT, self._identity, checkpoint, time.time(), forgotten or self._eraser.pending)
         put(_META_KEY, msgspec.msgpack.encode(meta))
-        self._db.write(batch, self._write_options)
+        try:
+            self._db.write(batch, self._write_options)
+        except Exception as error:
+            if _DAMAGED.match(
+                str(error)
+            ):  # found by itself, when it compacted files: it takes nothing any more
+                raise self._unreadable(error) from error
+            raise
         self._checkpoint = checkpoint
         if forgotten:
             self._eraser.request()
@@ -204,6 +217,12 @@ class RocksStore:
         self._db.flush()
         self._db.close()
 
+    def discard(self) -> None:
+        self._eraser.close()
+        with contextlib.suppress(Exception):  # damaged files cannot be flushed
+            self._db.close()
+        shutil.rmtree(self.path)
+
     def _why_not(self, meta: _Meta) -> str | None:
         """Why files with these facts cannot be used, None if they can."""
         if meta.format != _FORMAT:
@@ -223,6 +242,7 @@ class RocksStore:
             if _LOCKED.match(str(error)):
                 raise StateInUse(f"state folder {self.path} is used by another process") from error
             log.warning("state_files_refused", path=str(self.path), error=str(error))
+            self.refused = True
             shutil.rmtree(self.path)
             self.path.mkdir(parents=True)
             return self._connect()
@@ -239,9 +259,7 @@ class RocksStore:
         return db
 
     def _unreadable(self, error: Exception) -> CorruptState:
-        return CorruptState(
-            f"{self.path}: {error}: delete this folder, and its states are restored from Kafka"
-        )
+        return CorruptState(f"{self.path}: {error}")
 
     def _options(self) -> Options:
         options = Options(raw_mode=True)

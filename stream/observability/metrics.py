@@ -78,6 +78,10 @@ class Metrics:
         self.commit_failures = self._counter("commit_failures", "Commit cycles that failed.")
         self.restored_records = self._counter("restored_records", "Changelog records read back into state.")
 
+        self.state_repairs = self._counter(
+            "state_repairs", "Partitions whose local files were bad and were restored from the changelog."
+        )
+
         self.list_batch_users = self._histogram("list_batch_users", "Users in a batch.", _BATCH_USERS)
         self.event_to_list_seconds = self._histogram(
             "event_to_list_seconds", "From the first unserved event's arrival to its list.", _LATENCIES

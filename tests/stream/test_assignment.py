@@ -51,6 +51,9 @@ class World:
         self.claimed_offset: int | None = None
         self.claims: list[TopicPartition] = []
         self.released: list[TopicPartition] = []
+        self.committed_offset: int | None = None
+        self.settling = asyncio.Event()
+        self.settling.set()
         self.positions: dict[TopicPartition, int] = {}
         self.begun: asyncio.Queue[None] = asyncio.Queue()
         self.partitions: dict[TopicPartition, Partition] = {}
@@ -95,6 +98,15 @@ class World:
 
     async def release(self, tps: Iterable[TopicPartition]) -> None:
         self.released += tps
+
+    async def settled(self) -> None:
+        await self.settling.wait()
+
+    async def committed(self, tp: TopicPartition) -> int | None:
+        return self.committed_offset
+
+    async def beginning_offsets(self, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict.fromkeys(tps, 3)
 
     async def commit(self, partitions: Iterable[Partition]) -> None:
         if self.commit_error is not None:
@@ -260,7 +272,10 @@ async def test_memory_for_states_is_shared_by_the_partitions(world: World) -> No
     ("spoil", "message"),
     [
         (lambda world: setattr(world, "restore_error", KafkaConnectionError("gone")), "gone"),
-        (lambda world: world.changelogs.update({0: _log([(tail_key("a"), b"nonsense")])}), "delete"),
+        (
+            lambda world: world.changelogs.update({0: _log([(tail_key("a"), b"nonsense")])}),
+            "changelog group-changelog-0: ",
+        ),
     ],
 )
 async def test_a_failed_restore_stops_the_daemon(
@@ -273,6 +288,58 @@ async def test_a_failed_restore_stops_the_daemon(
     assert isinstance(failure, Fatal)
     assert message in str(failure)
     assert world.resumed == []
+
+
+def spoil(partition: Partition) -> None:
+    """Write what does not read back into the local files alone."""
+    partition.store.apply([(tail_key("a"), b"nonsense")], partition.store.checkpoint)
+
+
+@pytest.mark.parametrize("found_by", ["fold", "take_due", "restart"])
+@pytest.mark.parametrize("committed", [7, None])
+async def test_bad_files_are_made_anew_from_the_changelog(
+    world: World, found_by: str, committed: int | None
+) -> None:
+    """Whoever comes upon files that do not read back, the partition goes on with those that the changelog gives, from
+    the offset that is committed, once nothing of it is being written any more."""
+    world.changelogs[0], world.committed_offset = log_of_one_user(), committed
+    await world.assignment.on_partitions_assigned(tps(0))
+    await world.running()
+    partition = world.partitions[TP]
+    spoil(partition)
+    world.settling.clear()
+    match found_by:
+        case "fold":
+            partition.fold(likes(["a"], 9), 0.0)
+        case "take_due":
+            assert partition.take_due(1e9) is None
+        case _:
+            world.settling.set()
+            await world.assignment.release(tps(0), 5)
+            await world.assignment.on_partitions_assigned(tps(0))
+    if found_by != "restart":
+        assert partition.phase is Phase.CLOSED
+        world.settling.set()
+    await world.running()
+    renewed = world.partitions[TP]
+    assert (renewed.phase, renewed.owed, renewed.cache.users) == (Phase.RUNNING, 1, 1)
+    assert renewed.cache.get("a").event_id == "e0"
+    assert world.positions[TP] == (3 if committed is None else committed)
+    assert world.metrics.registry.get_sample_value("mtgr_state_repairs_total") == 1
+    assert not world.assignment.failure.done()
+
+
+async def test_files_that_do_not_last_stop_the_daemon(world: World) -> None:
+    """What does not read back twice within the hour is no accident of the files: disk or changelog are named."""
+    world.changelogs[0] = log_of_one_user()
+    await world.assignment.on_partitions_assigned(tps(0))
+    await world.running()
+    spoil(world.partitions[TP])
+    world.partitions[TP].fold(likes(["a"], 9), 0.0)
+    await world.running()
+    spoil(world.partitions[TP])
+    world.partitions[TP].fold(likes(["a"], 9), 0.0)
+    assert "the disk or the changelog is damaged" in str(await world.failure())
 
 
 async def test_a_state_folder_that_cannot_be_used_is_named(world: World) -> None:

@@ -13,7 +13,7 @@ from aiokafka.errors import IllegalStateError, KafkaConnectionError, KafkaError
 from dict_store import DictStore
 from hypothesis import given
 from hypothesis import strategies as st
-from partitions import TOPIC, Record, like, likes, partition_settings, record_of, running
+from partitions import TOPIC, Record, like, likes, partition_settings, raise_corrupt, record_of, running
 
 from stream import source as reading
 from stream.dead_letters import DeadLetterGuard
@@ -211,7 +211,7 @@ async def test_a_partition_that_was_lost_while_full_comes_back_unpaused() -> Non
 async def test_records_of_an_unrestored_partition_are_read_again(created: bool) -> None:
     """What slips through before the state is restored is not folded into nothing, but read once it is there."""
     tp = TopicPartition(TOPIC, 0)
-    restoring = Partition(tp, DictStore(), partition_settings())
+    restoring = Partition(tp, DictStore(), partition_settings(), raise_corrupt)
     world = World()
     world.consumer.assigned = {tp}
     if created:

@@ -53,3 +53,7 @@ class DictStore:
 
     def close(self) -> None:
         self.closed = True
+
+    def discard(self) -> None:
+        self.values.clear()
+        self.close()

@@ -14,6 +14,7 @@ from schemas.events import Event, Like, Profile
 from schemas.lists import ModelVersion
 from stream.partition import Partition, PartitionSettings
 from stream.state import StateStore
+from stream.stored import CorruptState
 from stream.triggers import TriggerRules
 
 TOPIC = "user-events"
@@ -78,10 +79,15 @@ def partition_settings(**fields: Any) -> PartitionSettings:
 def running(number: int = 0, store: StateStore | None = None, **fields: Any) -> Partition:
     """A partition that has been restored from its store and runs."""
     store = store if store is not None else DictStore()
-    partition = Partition(TopicPartition(TOPIC, number), store, partition_settings(**fields))
+    partition = Partition(TopicPartition(TOPIC, number), store, partition_settings(**fields), raise_corrupt)
     scanned = list(store.scan())
     partition.begin(len(scanned), [user_id for user_id, owed in scanned if owed])
     return partition
+
+
+def raise_corrupt(partition: Partition, error: CorruptState) -> None:
+    """For partitions whose stores are sound."""
+    raise error
 
 
 def result(request: ListRequest) -> ListResult:
