@@ -100,7 +100,7 @@ async def test_damaged_files_are_restored_under_traffic(
     changes = {"stream.delivery": delivery, "state.cache_mebibytes": 1}
     maker = EventMaker(seed=5, users=names("u", 300))
     running = await deployment.start(changes=changes).ready()
-    for _ in range(12):
+    for _ in range(18):
         await produce(servers, topics.events, all_outgoing(maker.each()))
     await all_committed(servers, topics)
     await running.drain()

@@ -303,7 +303,7 @@ def test_damage_found_while_reading_names_the_folder(tmp_path: Path) -> None:
 
 
 def test_damage_found_by_a_compaction_stops_writing(tmp_path: Path) -> None:
-    """Files that RocksDB finds damaged by itself take nothing any more: that is CorruptState, and they can be discarded."""
+    """Files that RocksDB finds damaged by itself take nothing any more: CorruptState, and they can be discarded."""
     path = tmp_path / "0"
     store = RocksStore(path, IDENTITY)
     for number in range(600):
