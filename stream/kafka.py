@@ -14,7 +14,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exp
 
 from mtgr.errors import InputError
 from stream.authentication import tls_context, token_provider
-from stream.refusals import is_by_token, why_refused
+from stream.refusals import is_by_token, not_allowed, why_refused
 from stream.settings import KafkaSettings
 
 log = structlog.get_logger(__name__)
@@ -71,7 +71,8 @@ async def start(client: Startable, kafka: KafkaSettings) -> None:
     """Start a client, again and again with growing pauses while no broker answers.
 
     The client is stopped where this fails. Raises KafkaUnreachable when that has lasted for
-    kafka.connect_timeout_seconds, KafkaRefused as soon as a broker answers and does not let this client in.
+    kafka.connect_timeout_seconds, KafkaRefused as soon as a broker answers and does not let this client in, or not do
+    what it is for.
     """
 
     options = client_options(kafka)
@@ -106,8 +107,10 @@ async def start(client: Startable, kafka: KafkaSettings) -> None:
             f"{kafka.connect_timeout_seconds:g} seconds; is Kafka running there, and reachable by "
             f"{kafka.security_protocol}?"
         ) from None
-    except BaseException:
+    except BaseException as error:
         await stop(client)
+        if isinstance(error, KafkaError) and (refusal := not_allowed(kafka, error)) is not None:
+            raise refusal from error
         raise
 
 
@@ -130,10 +133,14 @@ async def stop(client: Startable, seconds: float | None = _STOP_SECONDS) -> bool
 
 @asynccontextmanager
 async def connected(client: Client, kafka: KafkaSettings) -> AsyncIterator[Client]:
-    """A client that is started as by `start`, and stopped at the end."""
+    """A client that is started as by `start`, and stopped at the end; KafkaRefused for what it is not allowed."""
     await start(client, kafka)
     try:
         yield client
+    except KafkaError as error:
+        if (refusal := not_allowed(kafka, error)) is not None:
+            raise refusal from error
+        raise
     finally:
         await stop(client)
 

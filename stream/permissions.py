@@ -20,6 +20,7 @@ from aiokafka.protocol.types import Array, Boolean, Bytes, Int16, Int32, Schema,
 from msgspec import Struct
 
 from mtgr.errors import InputError
+from stream.refusals import user_of
 from stream.settings import KafkaSettings, Settings
 
 Resource = Literal["topic", "group"]
@@ -79,8 +80,7 @@ async def require_permissions(
 
 def denial(kafka: KafkaSettings, missing: Sequence[Permission]) -> str:
     """One line that names who lacks what."""
-    who = f"user {kafka.sasl_username}" if kafka.sasl_username else "this client"
-    return f"Kafka does not allow {who}: {', '.join(map(str, missing))}; grant it ({_PAGE} has the list)"
+    return f"Kafka does not allow {user_of(kafka)}: {', '.join(map(str, missing))}; grant it ({_PAGE} has the list)"
 
 
 def _is_allowed(permission: Permission, operations: int | None) -> bool:

@@ -9,9 +9,12 @@ from typing import Any, Final
 from aiokafka.conn import create_conn
 from aiokafka.errors import (
     AuthenticationFailedError,
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
     IllegalSaslStateError,
     KafkaError,
     SaslAuthenticationFailed,
+    TopicAuthorizationFailedError,
     UnsupportedSaslMechanismError,
 )
 from aiokafka.protocol.admin import ApiVersionRequest
@@ -33,6 +36,27 @@ _CLIENT_OPTIONS: Final = (
 
 class KafkaRefused(InputError):
     """A broker answered and does not let this client in: its settings, or the broker's, are wrong."""
+
+
+def user_of(kafka: KafkaSettings) -> str:
+    """Who a client of these settings is to the broker, for people to read."""
+    return f"user {kafka.sasl_username}" if kafka.sasl_username else "this client"
+
+
+def not_allowed(kafka: KafkaSettings, error: KafkaError) -> KafkaRefused | None:
+    """What a broker means that does not authorize a request; None for any other error."""
+    match error:
+        case ClusterAuthorizationFailedError():  # so it answers a producer that may write to no topic at all
+            refused = "to write to any topic"
+        case TopicAuthorizationFailedError() | GroupAuthorizationFailedError():
+            kind = "topic" if isinstance(error, TopicAuthorizationFailedError) else "group"
+            names = error.args[0] if error.args else ()
+            refused = (
+                f"what it asks of {kind} {names if isinstance(names, str) else ', '.join(map(str, names))}"
+            )
+        case _:
+            return None
+    return KafkaRefused(f"Kafka does not allow {user_of(kafka)} {refused}: grant what docs/security.md lists")
 
 
 def is_by_token(options: dict[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from tenacity import AsyncRetrying, retry_if_exception, retry_if_result, stop_af
 from mtgr.errors import InputError
 from stream.kafka import KafkaUnreachable, client_options, connected, is_connection_error
 from stream.permissions import daemon_permissions, require_permissions
+from stream.refusals import user_of
 from stream.settings import KafkaSettings, Settings
 
 Role = Literal["events", "lists", "dead_letters", "changelog", "videos"]
@@ -178,7 +179,10 @@ async def partition_count(kafka: KafkaSettings, name: str) -> int:
     async with connected(_Admin(**client_options(kafka)), kafka) as admin:
         found = await _ask(kafka, _describe, admin)
     if name not in found:
-        raise InputError(f"there is no topic {name}: create it by mtgr-stream topics")
+        raise InputError(
+            f"there is no topic {name} that {user_of(kafka)} may see: create it by mtgr-stream topics, or grant what "
+            "docs/security.md lists"
+        )
     return found[name].partitions
 
 

@@ -13,6 +13,7 @@ from checkpoints import tiny_checkpoint
 from daemons import Deployment, deployed
 from generators import Script, served
 from records import TopicNames, create_topic
+from secure_brokers import SecureBroker, secure_broker
 
 from mtgr.reference import ReferenceRecommender
 from stream.demo.broker import KafkaUnavailable
@@ -55,6 +56,16 @@ def kafka(broker_kind: BrokerKind, tmp_path_factory: pytest.TempPathFactory) -> 
     """Bootstrap servers of a broker that all tests share: leave it running."""
     with running(broker_kind, tmp_path_factory.mktemp("kafka")) as broker:
         yield broker.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def secure_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
+    """A broker with TLS, SASL and an authorizer that all tests share; what is granted is for a test's own topics."""
+    try:
+        with secure_broker(tmp_path_factory.mktemp("secure-kafka")) as broker:
+            yield broker
+    except KafkaUnavailable as missing:
+        pytest.fail(f"no Kafka for tests: {missing}", pytrace=False)
 
 
 @pytest.fixture

@@ -21,14 +21,12 @@ from secure_brokers import (
     PLAIN_USERS,
     SCRAM_USER,
     SecureBroker,
-    secure_broker,
     unsecured_token,
 )
 
 from mtgr.errors import InputError
 from mtgr.reference import ReferenceRecommender
 from stream.commands.topics import command as topics_command
-from stream.demo.broker import KafkaUnavailable
 from stream.errors import Fatal
 from stream.permissions import daemon_permissions
 from stream.settings import Settings, load_settings
@@ -55,13 +53,9 @@ def the_failing_provider() -> str:
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
-    """One broker for the tests of this module."""
-    try:
-        with secure_broker(tmp_path_factory.mktemp("secure-kafka")) as broker:
-            yield broker
-    except KafkaUnavailable as missing:
-        pytest.fail(f"no Kafka for tests: {missing}", pytrace=False)
+def broker(secure_kafka: SecureBroker) -> SecureBroker:
+    """The broker that asks everybody who they are."""
+    return secure_kafka
 
 
 def settings(*options: Mapping[str, object]) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from aiokafka.errors import KafkaConnectionError, TopicAuthorizationFailedError
 from mtgr.errors import InputError
 from stream.authentication import TokenUnavailable
 from stream.kafka import KafkaUnreachable, client_options, connected, producer_options
+from stream.refusals import KafkaRefused
 from stream.settings import KafkaSettings, Secret
 
 
@@ -48,6 +50,8 @@ def test_encryption_and_password_reach_the_client() -> None:
     )
     options = client_options(kafka)
     assert options["ssl_context"].check_hostname
+    assert options["ssl_context"].verify_mode is ssl.CERT_REQUIRED
+    assert options["ssl_context"].minimum_version >= ssl.TLSVersion.TLSv1_2
     assert (options["sasl_mechanism"], options["sasl_plain_username"]) == ("SCRAM-SHA-512", "me")
     assert options["sasl_plain_password"] == "word"
 
@@ -85,9 +89,9 @@ async def test_waiting_ends_at_the_time_that_was_set() -> None:
 
 
 async def test_what_no_retry_can_help_is_raised_at_once() -> None:
-    """A refusal is not waited on."""
-    client = Client(1_000, TopicAuthorizationFailedError())
-    with pytest.raises(TopicAuthorizationFailedError):
+    """A refusal is not waited on; who is not allowed what, and what to grant, is in one line."""
+    client = Client(1_000, TopicAuthorizationFailedError("lists"))
+    with pytest.raises(KafkaRefused, match=r"does not allow this client what it asks of topic lists: grant"):
         async with connected(client, KafkaSettings()):
             pytest.fail("it cannot be connected")
     assert (client.started, client.stopped) == (1, 1)

@@ -23,6 +23,7 @@ PASSWORD = "Pl4nted-Secret-password"
 KEY_PASSWORD = "Pl4nted-Secret-key-password"
 TOKEN_SUBJECT = "token-user"
 PLAIN_USERS = ("owner", *(f"lacking-{number}" for number in range(16)))
+TOOL_USERS = ("producer", "reader", "repairer", "keeper", "mover", "eraser", "stranger")
 SCRAM_USER = "scram-user"
 
 _LOGIN: Final = "org.apache.kafka.common.security"
@@ -90,7 +91,7 @@ class SecureBroker:
         names = ("PLAINTEXT", "SECURE", "MUTUAL", "BARE", "CONTROLLER")
         self._ports = {name: free_port() for name in names}
         own = {name: f"{name}://127.0.0.1:{port}" for name, port in self._ports.items()}
-        users = " ".join(f'user_{name}="{PASSWORD}"' for name in PLAIN_USERS)
+        users = " ".join(f'user_{name}="{PASSWORD}"' for name in (*PLAIN_USERS, *TOOL_USERS))
         plain = f"{_LOGIN}.plain.PlainLoginModule required {users};"
         scram = f"{_LOGIN}.scram.ScramLoginModule required;"
         token = (
