@@ -13,6 +13,8 @@ from stream.errors import Fatal
 from stream.stored import Change
 
 _RESTORE_RECORDS: Final = 20_000
+# A transaction's marker at the end is passed without a record, which a poll waits for as long as it may.
+_POLL_MS: Final = 20
 
 
 async def append(
@@ -45,7 +47,7 @@ async def last_values(
     consumer.seek(changelog, begin)
     values: dict[bytes, bytes | None] = {}
     while await consumer.position(changelog) < end:
-        fetched = await consumer.getmany(changelog, timeout_ms=1_000, max_records=_RESTORE_RECORDS)
+        fetched = await consumer.getmany(changelog, timeout_ms=_POLL_MS, max_records=_RESTORE_RECORDS)
         for record in fetched.get(changelog, ()):
             if record.offset < end:
                 values[record.key] = record.value
@@ -97,7 +99,7 @@ async def restore(
     consumer.seek(changelog, position)
     restored = 0
     while position < end:
-        fetched = await consumer.getmany(changelog, timeout_ms=1_000, max_records=_RESTORE_RECORDS)
+        fetched = await consumer.getmany(changelog, timeout_ms=_POLL_MS, max_records=_RESTORE_RECORDS)
         records = fetched.get(changelog, ())
         # markers of transactions and compacted gaps end a topic without a record: ask where we stand
         position = await consumer.position(changelog)

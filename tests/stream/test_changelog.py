@@ -85,6 +85,16 @@ async def test_a_changelog_that_begins_later_is_read_from_there() -> None:
     assert (store.values, store.checkpoint) == ({b"ta": b"1"}, 101)
 
 
+async def test_a_marker_at_the_end_costs_no_time() -> None:
+    """After the last transaction comes its marker, which no record stands for: a restart does not wait for one."""
+    log = Changelog()
+    log.append([(b"ta", b"1")])
+    log.skip(1)
+    consumer = ChangelogConsumer(log)
+    assert await changelog.restore(consumer, TP, DictStore(checkpoint=1), lambda _: None) == 0
+    assert consumer.waited_ms <= 50
+
+
 async def test_a_changelog_that_lost_records_stops_the_daemon() -> None:
     """A local state ahead of its changelog is not silently believed: the message says what to do about it."""
     store = DictStore(checkpoint=7)

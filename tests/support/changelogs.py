@@ -98,6 +98,7 @@ class ChangelogConsumer:
         self._error = error
         self._position = -1
         self.read: list[int] = []
+        self.waited_ms = 0  # in polls that no record came to
         self.held = asyncio.Event()
         self.held.set()
         self.reading = asyncio.Event()
@@ -133,6 +134,7 @@ class ChangelogConsumer:
         left = [entry for entry in self._changelog.entries if entry.offset >= self._position]
         batch = left[: min(self._batch_size, max_records)]
         self.read += [entry.offset for entry in batch]
+        self.waited_ms += 0 if batch else timeout_ms
         # behind the last record come markers only: the position moves past them without a record
         self._position = batch[-1].offset + 1 if batch else self._changelog.end
         return {tp: batch} if batch else {}
