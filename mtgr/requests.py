@@ -67,6 +67,15 @@ class AddedVideos(Struct, frozen=True, array_like=True):
     refused: list[str]
 
 
+class CacheStats(Struct, frozen=True):
+    """What lies in an engine's KV cache: blocks, those that sessions have, sessions, and how many had to go."""
+
+    blocks: int
+    used_blocks: int
+    sessions: int
+    evictions: int
+
+
 class ModelInfo(Struct, frozen=True):
     """What a daemon must know of the model that a generator serves.
 

@@ -125,7 +125,7 @@ class Committer:
             self._on_abandoned(partition)
         for part in work:
             part.partition.committed(part)
-            self._metrics.published([item.since_ms for item in part.lists])
+            self._metrics.published(part.lists)
         self._heard = time.monotonic()
         seconds = self._heard - started
         self._metrics.commits.inc()

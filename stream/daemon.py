@@ -27,6 +27,7 @@ from stream.dispatch import Dispatcher
 from stream.errors import Fatal
 from stream.exactly_once import ExactlyOnce
 from stream.generation import Generator, generator_factory
+from stream.hot_keys import HotKeys
 from stream.kafka import start, stop
 from stream.observability import Health, HttpEndpoint, Metrics
 from stream.partition import Partition, PartitionSettings
@@ -72,7 +73,8 @@ class Daemon:
         if settings.topics.videos is not None:
             components.append(VIDEOS)
         self.health = Health(components)
-        self.endpoint = HttpEndpoint(settings.http, self.metrics, self.health)
+        self._hot_keys = HotKeys()
+        self.endpoint = HttpEndpoint(settings.http, self.metrics, self.health, self._hot_keys)
         self._partitions: dict[TopicPartition, Partition] = {}
         self._stopping = asyncio.Event()
 
@@ -114,19 +116,21 @@ class Daemon:
     async def _serve(self, stack: AsyncExitStack) -> None:
         settings = self._settings
         # each is supervised by itself: while one restarts, the users of the others get their lists
-        generator = Replicas(
-            [
-                SupervisedGenerator(
-                    new_generator,
-                    timeout_seconds=settings.generator.request_timeout_seconds,
-                    max_restarts=settings.generator.max_restarts,
-                    metrics=self.metrics,
-                    health=self.health,
-                    component=component,
-                )
-                for component, new_generator in self._new_generators.items()
-            ]
+        engines = [
+            SupervisedGenerator(
+                new_generator,
+                timeout_seconds=settings.generator.request_timeout_seconds,
+                max_restarts=settings.generator.max_restarts,
+                metrics=self.metrics,
+                health=self.health,
+                component=component,
+            )
+            for component, new_generator in self._new_generators.items()
+        ]
+        self.metrics.watch_caches(
+            lambda: {str(replica): one.cache_stats() for replica, one in enumerate(engines)}
         )
+        generator = Replicas(engines)
         stack.push_async_callback(generator.close)
         self.health.not_ready("kafka", f"connecting to {settings.kafka.bootstrap_servers}")
         topics = {report.topic.role: report for report in await self._unless_stopped(ensure_topics(settings))}
@@ -294,6 +298,7 @@ class Daemon:
             self.metrics,
             guard,
             dispatcher.wake,
+            self._hot_keys,
             max_poll_records=self._settings.kafka.max_poll_records,
             max_bytes=stream.max_in_flight_mebibytes * _MIB,
             max_owed=stream.max_owed_requests,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
@@ -114,11 +115,14 @@ class Dispatcher:
                 partition.triggers.hurry()
         while waiting and len(batch) < self._max_users:
             partition = min(waiting, key=_next_deadline)
+            deadline = _next_deadline(partition)
             pending = partition.take_due(now)
             if pending is None:
                 waiting.remove(partition)
             else:
                 batch.append((partition, pending))
+                if math.isfinite(deadline):  # owed from before, it was due at once
+                    self._metrics.overdue_seconds.observe(now - deadline)
         return batch
 
     async def _serve_one(self, batch: Sequence[_Entry]) -> None:
@@ -144,6 +148,8 @@ class Dispatcher:
                 continue
             metrics.prompt_tokens.inc(outcome.sequence_length)
             metrics.cached_tokens.inc(outcome.cached_tokens)
+            metrics.list_requests["session" if outcome.cached_tokens else "recomputed"].inc()
+            metrics.list_events.observe(pending.events)
             value = partition.make_list(pending, outcome, now_ms)
             lists.append(OutgoingList(value, pending.traceparent, pending.since_ms))
             served.append((partition, pending))
@@ -165,7 +171,7 @@ class Dispatcher:
             return
         self._failing_since = None
         if published:
-            self._metrics.published([item.since_ms for item in lists])
+            self._metrics.published(lists)
         for item, (partition, pending) in zip(lists, served, strict=True):
             if partition.phase is not Phase.CLOSED:
                 partition.settle(pending, None if published else item)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mtgr.checkpoint import open_checkpoint
-from mtgr.requests import AddedVideos, ListOutcome, ListRequest, ModelInfo, NewVideo
+from mtgr.requests import AddedVideos, CacheStats, ListOutcome, ListRequest, ModelInfo, NewVideo
 from stream.settings import Settings
 
 
@@ -30,6 +30,14 @@ class Generator(Protocol):
 
     async def close(self) -> None:
         """Release everything; no process is left behind."""
+
+
+@runtime_checkable
+class Caching(Protocol):
+    """A generator whose KV cache this process manages."""
+
+    def cache_stats(self) -> CacheStats | None:
+        """What lies in the cache, None while there is none."""
 
 
 class TorchGenerator:

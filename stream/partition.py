@@ -65,7 +65,10 @@ class PartitionSettings(Struct, frozen=True):
 
 
 class PendingList(Struct, frozen=True):
-    """A list being made: for whom, after which event, and what its publication will settle."""
+    """A list being made: for whom, after which event, and what its publication will settle.
+
+    events: how many were folded in since the user's last list.
+    """
 
     state: UserState
     request: ListRequest
@@ -73,6 +76,7 @@ class PendingList(Struct, frozen=True):
     trigger: TriggerEvent
     traceparent: bytes | None
     since_ms: int
+    events: int
 
 
 class CommitWork(Struct, frozen=True):
@@ -248,7 +252,7 @@ class Partition:
         if len(state) > capacity(self._settings.max_events):  # the model was changed for a shorter one
             state.cut(self._settings.max_events)
             self._dirty[user_id] = state
-        state.ask()
+        events = state.ask()
         self.in_flight += 1
         self.idle.clear()
         return PendingList(
@@ -265,6 +269,7 @@ class Partition:
             TriggerEvent(self.tp.topic, self.tp.partition, state.offset, state.event_id, state.timestamp_ms),
             state.traceparent,
             state.unserved_since_ms,
+            events,
         )
 
     def make_list(self, pending: PendingList, result: ListResult, now_ms: int) -> RecommendationList:

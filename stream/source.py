@@ -15,6 +15,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 
 from stream.dead_letters import DeadLetterGuard
 from stream.errors import Fatal
+from stream.hot_keys import HotKeys, Share
 from stream.kafka import client_options, is_connection_error, stop
 from stream.observability import Metrics
 from stream.partition import Partition, Phase
@@ -57,8 +58,8 @@ def events_consumer(settings: Settings) -> AIOKafkaConsumer:
         isolation_level="read_committed",
         max_partition_fetch_bytes=_FETCH_BYTES,
         fetch_max_wait_ms=100,
-        # Full partitions stay paused for as long as the generator needs: that is no reason to leave the group.
-        max_poll_interval_ms=24 * 3_600_000,
+        # the getmany loop asks all the while, however long lists take and partitions are paused
+        max_poll_interval_ms=kafka.max_poll_interval_ms,
     )
 
 
@@ -105,6 +106,7 @@ class Source:
         metrics: Metrics,
         guard: DeadLetterGuard,
         on_folded: Callable[[], None],
+        hot_keys: HotKeys,
         *,
         max_poll_records: int,
         max_bytes: int,
@@ -120,6 +122,7 @@ class Source:
         self._max_owed = max_owed
         self._full: set[Partition] = set()
         self._ends: dict[TopicPartition, int] = {}
+        self._hot = hot_keys
         metrics.before_scrape(self._set_gauges)
 
     async def run(self) -> None:
@@ -178,8 +181,11 @@ class Source:
                 with contextlib.suppress(IllegalStateError):  # not assigned any more
                     self._consumer.seek(tp, records[0].offset)
             return
-        counts = partition.fold(records, time.monotonic())
+        now = time.monotonic()
+        counts = partition.fold(records, now)
+        self._hot.note(tp.partition, records, now)
         metrics = self._metrics
+        metrics.count_records(tp.topic, tp.partition, len(records))
         for kind, events in counts.events.items():
             metrics.events[kind].inc(events)
         if counts.duplicates:
@@ -212,11 +218,19 @@ class Source:
         metrics.in_flight_bytes.set(sum(part.uncommitted_bytes for part in parts))
         metrics.state_cache_bytes.set(sum(part.cache.nbytes for part in parts))
         metrics.paused_partitions.set(len(self._full))
+        now = time.monotonic()
+        metrics.busiest_partition_share.set(_largest(self._hot.partitions(now)))
+        metrics.hottest_user_share.set(_largest(self._hot.users(1, now)))
         for part in parts:
             tp = part.tp
             if part.phase is not Phase.RUNNING:
                 continue
+            metrics.set_partition_owed(tp.topic, tp.partition, part.owed)
             metrics.set_state_users(tp.topic, tp.partition, part.cache.users)
             end = max(self._consumer.highwater(tp) or 0, self._ends.get(tp, 0))
             if part.next_offset is not None:
                 metrics.set_consumer_lag(tp.topic, tp.partition, max(end - part.next_offset, 0))
+
+
+def _largest(shares: list[Share]) -> float:
+    return shares[0].share if shares else 0.0

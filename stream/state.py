@@ -169,9 +169,8 @@ class RocksStore:
         try:
             self._db.write(batch, self._write_options)
         except Exception as error:
-            if _DAMAGED.match(
-                str(error)
-            ):  # found by itself, when it compacted files: it takes nothing any more
+            # found by RocksDB itself, when it compacted files: it takes nothing any more
+            if _DAMAGED.match(str(error)):
                 raise self._unreadable(error) from error
             raise
         self._checkpoint = checkpoint

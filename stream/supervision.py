@@ -11,9 +11,9 @@ from typing import Final, TypeVar
 import structlog
 
 from mtgr.errors import EngineFailed
-from mtgr.requests import AddedVideos, ListOutcome, ListRefusal, ListRequest, ModelInfo, NewVideo
+from mtgr.requests import AddedVideos, CacheStats, ListOutcome, ListRefusal, ListRequest, ModelInfo, NewVideo
 from stream.errors import Fatal
-from stream.generation import Generator
+from stream.generation import Caching, Generator
 from stream.observability import Health, Metrics
 
 log = structlog.get_logger(__name__)
@@ -82,6 +82,11 @@ class SupervisedGenerator:
             sum(outcome.known for outcome in outcomes),
             [video_id for outcome in outcomes for video_id in outcome.refused],
         )
+
+    def cache_stats(self) -> CacheStats | None:
+        """What lies in the engine's KV cache, None where that is not this process's to know."""
+        generator = self._generator
+        return generator.cache_stats() if isinstance(generator, Caching) else None
 
     async def close(self) -> None:
         """Close the engine."""

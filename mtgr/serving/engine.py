@@ -14,7 +14,7 @@ import structlog
 from mtgr.additions import Addition, encode_additions
 from mtgr.checkpoint import open_checkpoint
 from mtgr.errors import EngineFailed
-from mtgr.requests import AddedVideos, ListOutcome, ListRequest, ModelInfo, NewVideo
+from mtgr.requests import AddedVideos, CacheStats, ListOutcome, ListRequest, ModelInfo, NewVideo
 from mtgr.serving import event_rows
 from mtgr.serving.additions import ADD_VIDEOS, pack_additions
 from mtgr.serving.options import EngineOptions, check_served, engine_arguments, prepare_vllm
@@ -174,6 +174,13 @@ class RecommendationEngine:
             return []
         manager = self._llm.engine_core.resources.engine_manager
         return [process.pid for process in manager.processes]
+
+    def cache_stats(self) -> CacheStats | None:
+        """What lies in the KV cache; None while the engine is not started, or where vLLM's own scheduler has it."""
+        if not isinstance(self._lists, SessionLists):
+            return None
+        table = self._lists.planner.table
+        return CacheStats(table.capacity, table.capacity - table.free_blocks, len(table), table.evictions)
 
     async def _open(self, llm: AsyncLLM) -> SessionLists | PromptLists:
         """What makes lists through an engine that has just started, with nothing cached."""

@@ -1,9 +1,10 @@
-"""The HTTP endpoint for orchestrators and Prometheus: /healthz, /readyz and /metrics."""
+"""The HTTP endpoint for orchestrators, Prometheus and operators: /healthz, /readyz, /metrics and /hot."""
 
 from __future__ import annotations
 
 import errno
 import socket
+import time
 from types import TracebackType
 from typing import Final, Self
 
@@ -12,12 +13,15 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from mtgr.errors import InputError
+from stream.hot_keys import HotKeys, Share
 from stream.observability.health import Health
 from stream.observability.metrics import Metrics
 from stream.settings import HttpSettings
 
 log = structlog.get_logger(__name__)
 
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1"})
+_HOT_USERS: Final = 20
 _SHUTDOWN_SECONDS: Final = 1.0  # a scraper that keeps its connection open must not hold the daemon up
 
 
@@ -27,7 +31,11 @@ class HttpEndpoint:
     Entering raises InputError when the address cannot be bound.
     """
 
-    def __init__(self, settings: HttpSettings, metrics: Metrics, health: Health) -> None:
+    def __init__(
+        self, settings: HttpSettings, metrics: Metrics, health: Health, hot_keys: HotKeys | None = None
+    ) -> None:
+        """`hot_keys` is what /hot shows, to callers on this machine alone: user ids are nobody else's business."""
+        self._hot = hot_keys
         self._settings = settings
         self._metrics = metrics
         self._health = health
@@ -64,6 +72,7 @@ class HttpEndpoint:
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._scrape),
+                web.get("/hot", self._hot_view),
             ]
         )
         return app
@@ -84,12 +93,30 @@ class HttpEndpoint:
             status=200 if health.is_ready else 503,
         )
 
+    async def _hot_view(self, request: web.Request) -> web.Response:
+        if self._hot is None:
+            raise web.HTTPNotFound
+        if request.remote not in _LOOPBACK:
+            return web.json_response({"error": "only for callers on the daemon's own machine"}, status=403)
+        now = time.monotonic()
+        return web.json_response(
+            {
+                "window_seconds": self._hot.window_seconds,
+                "partitions": [_shown(share, "partition") for share in self._hot.partitions(now)],
+                "users": [_shown(share, "user_id") for share in self._hot.users(_HOT_USERS, now)],
+            }
+        )
+
     async def _scrape(self, request: web.Request) -> web.Response:
         self._metrics.refresh()
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         response = web.Response(body=encode(self._metrics.registry), headers={"Content-Type": content_type})
         response.enable_compression()
         return response
+
+
+def _shown(share: Share, noun: str) -> dict[str, str | int | float]:
+    return {noun: share.key, "records": share.events, "share": round(share.share, 4)}
 
 
 def _refusal(host: str, port: int, error: OSError) -> InputError:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections import Counter as Counts
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,8 +17,15 @@ from prometheus_client import (
     ProcessCollector,
 )
 
+from mtgr.requests import CacheStats
+from stream.observability.cache_metrics import CacheMetrics
+
+if TYPE_CHECKING:
+    from stream.outgoing import OutgoingList
+
 _EVENT_TYPES: Final = ("watch", "like", "favorite", "share", "profile", "forget")
 _VIDEO_OUTCOMES: Final = ("added", "known", "refused", "invalid")
+_HISTORIES: Final = ("session", "recomputed")
 _LATENCIES: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 30.0, 60.0)
 _COMMIT_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _RESTORE_SECONDS: Final = (0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
@@ -74,6 +82,14 @@ class Metrics:
         self.engine_restarts = self._counter("engine_restarts", "Restarts of a failed engine.")
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens of history that lists were made from.")
         self.cached_tokens = self._counter("cached_tokens", "Prompt tokens taken from the KV cache.")
+        self.list_requests = _Counters(
+            self._counter(
+                "list_requests",
+                "Lists made: session where the history was cached up to the new events, recomputed where none was.",
+                "history",
+            ),
+            _HISTORIES,
+        )
         self.commits = self._counter("commits", "Commit cycles that finished.")
         self.commit_failures = self._counter("commit_failures", "Commit cycles that failed.")
         self.restored_records = self._counter("restored_records", "Changelog records read back into state.")
@@ -82,6 +98,10 @@ class Metrics:
             "state_repairs", "Partitions whose local files were bad and were restored from the changelog."
         )
 
+        self.list_events = self._histogram("list_events", "Events that one list serves.", _BATCH_USERS)
+        self.overdue_seconds = self._histogram(
+            "overdue_seconds", "From when a list was due to when it was begun.", _LATENCIES
+        )
         self.list_batch_users = self._histogram("list_batch_users", "Users in a batch.", _BATCH_USERS)
         self.event_to_list_seconds = self._histogram(
             "event_to_list_seconds", "From the first unserved event's arrival to its list.", _LATENCIES
@@ -104,13 +124,46 @@ class Metrics:
             "consumer_lag", "Events in Kafka that were not read yet.", "topic", "partition"
         )
         self._state_users = self._gauge("state_users", "Users in state.", "topic", "partition")
+        self._partition_owed = self._gauge(
+            "partition_owed_users", "Users of a partition who are owed a list.", "topic", "partition"
+        )
+        self._partition_events = self._counter(
+            "partition_events", "Records read from a partition.", "topic", "partition"
+        )
+        self._partition_lists = self._counter(
+            "partition_lists", "Lists published for users of a partition.", "topic", "partition"
+        )
+        self.busiest_partition_share = self._gauge(
+            "busiest_partition_share",
+            "Share of the busiest partition in what this daemon read in the last minute or two.",
+        )
+        self.hottest_user_share = self._gauge(
+            "hottest_user_share",
+            "Share of the user with the most records in what this daemon read in the last minute or two.",
+        )
 
-    def published(self, since_ms: Sequence[int]) -> None:
-        """Lists are in Kafka now; `since_ms` says of each when the first event that it serves arrived."""
-        self.lists.inc(len(since_ms))
+    def published(self, lists: Sequence[OutgoingList]) -> None:
+        """These lists are in Kafka now."""
+        self.lists.inc(len(lists))
         now_ms = time.time_ns() // 1_000_000
-        for arrived_ms in since_ms:
-            self.event_to_list_seconds.observe(max(now_ms - arrived_ms, 0) / 1000)
+        for item in lists:
+            self.event_to_list_seconds.observe(max(now_ms - item.since_ms, 0) / 1000)
+        for (topic, partition), count in Counts(
+            (o.value.trigger.topic, o.value.trigger.partition) for o in lists
+        ).items():
+            self._partition_lists.labels(topic, partition).inc(count)
+
+    def count_records(self, topic: str, partition: int, records: int) -> None:
+        """Records of a partition were read."""
+        self._partition_events.labels(topic, partition).inc(records)
+
+    def set_partition_owed(self, topic: str, partition: int, users: int) -> None:
+        """Users of a partition who are owed a list."""
+        self._partition_owed.labels(topic, partition).set(users)
+
+    def watch_caches(self, read: Callable[[], Mapping[str, CacheStats | None]]) -> None:
+        """Show what the engines have in their KV caches, by replica."""
+        self.registry.register(CacheMetrics(read))
 
     def set_consumer_lag(self, topic: str, partition: int, events: int) -> None:
         """Events of a partition that were not read yet."""
@@ -121,9 +174,15 @@ class Metrics:
         self._state_users.labels(topic, partition).set(users)
 
     def remove_partition(self, topic: str, partition: int) -> None:
-        """Drop the gauges of a revoked partition, which another daemon reports from now on."""
-        self._consumer_lag.remove_by_labels({"topic": topic, "partition": str(partition)})
-        self._state_users.remove_by_labels({"topic": topic, "partition": str(partition)})
+        """Drop what is told of a revoked partition, which another daemon reports from now on."""
+        for metric in (
+            self._consumer_lag,
+            self._state_users,
+            self._partition_owed,
+            self._partition_events,
+            self._partition_lists,
+        ):
+            metric.remove_by_labels({"topic": topic, "partition": str(partition)})
 
     def before_scrape(self, refresh: Callable[[], None]) -> None:
         """Call `refresh` before every scrape, to set gauges that nobody needs in between."""

@@ -28,6 +28,8 @@ def check(settings: Settings, sources: Mapping[str, str]) -> Settings:
     checker.at_most("kafka.session_timeout_ms", "kafka.rebalance_timeout_ms")
     # a daemon that still drains when the rebalance ends has lost its partitions, and the work with them
     checker.at_most("stream.drain_deadline_seconds", "kafka.rebalance_timeout_ms", 1_000)
+    # nor does it ask for events while it drains
+    checker.at_most("stream.drain_deadline_seconds", "kafka.max_poll_interval_ms", 1_000)
     if settings.stream.delivery == "exactly_once":
         # a daemon that keeps its partitions over a pause keeps its transactions too
         checker.at_most("kafka.session_timeout_ms", "stream.transaction_timeout_ms")

@@ -59,6 +59,8 @@ class KafkaSettings(Struct, frozen=True, kw_only=True):
     """A daemon silent for this long loses its partitions to the others of its group."""
     rebalance_timeout_ms: Annotated[int, Meta(ge=1_000, le=3_600_000)] = 60_000
     """A rebalance waits this long for a daemon to hand its partitions over."""
+    max_poll_interval_ms: Annotated[int, Meta(ge=1_000, le=86_400_000)] = 300_000
+    """A daemon that asks for no events for this long leaves its group; it asks while lists take long, too."""
     max_poll_records: Annotated[int, Meta(ge=1, le=1_000_000)] = 4_000
     """Records taken from the fetch buffer at once."""
     compression: Literal["none", "snappy", "gzip", "lz4", "zstd"] = "none"

@@ -227,6 +227,67 @@ async def test_a_user_is_never_in_two_batches_at_once() -> None:
     assert [one.trigger.offset for one in made if one.user_id == "a"] == [0, 1]
 
 
+def sample(w: World, name: str) -> float:
+    return w.metrics.registry.get_sample_value(f"mtgr_{name}") or 0.0
+
+
+async def test_the_window_stretches_under_load_and_shrinks_after_it() -> None:
+    """While the generator is busy, a list serves all that has come for its user meanwhile, and metrics tell how many
+    events and how late; when it is free again, every event has its list at once."""
+    partition = running()
+    w = world(partition, max_batches=1)
+    await w.generating.set(False)
+    async with w.serving():
+        partition.fold(likes(["first"]), ago(30))
+        w.dispatcher.wake()
+        await w.generating.reached(1)
+        offset = 1
+        for seconds in range(20, 0, -1):
+            partition.fold(likes(["a", "b"], offset), ago(seconds))
+            offset += 2
+        w.dispatcher.wake()
+        await w.generating.set(True)
+        await w.listed(3)
+        await w.idle(partition)
+        assert w.batches == [["first"], ["a", "b"]]
+        assert sample(w, "list_events_sum") == 1 + 2 * 20
+        assert 30 + 2 * 20 <= sample(w, "overdue_seconds_sum") < 30 + 2 * 20 + 10
+        for number in range(5):
+            partition.fold(likes(["a"], offset + number), time.monotonic())
+            w.dispatcher.wake()
+            await w.listed(4 + number)
+            await w.idle(partition)
+        assert sample(w, "list_events_sum") == 1 + 2 * 20 + 5
+        assert sample(w, "overdue_seconds_sum") < 30 + 2 * 20 + 15
+    assert w.metrics.registry.get_sample_value("mtgr_list_requests_total", {"history": "session"}) == 8
+
+
+async def test_oldest_deadlines_come_first_however_long_the_overload() -> None:
+    """With more users than the generator can serve, each round serves those who have waited longest: nobody starves."""
+    first, second = running(0), running(1)
+    w = world(first, second, max_users=2, max_batches=1)
+    users = [f"u{number}" for number in range(6)]
+    offset = 0
+    await w.generating.set(False)
+    async with w.serving():
+        for round_number in range(9):
+            for number, user in enumerate(users):  # those whose lists are owed have more events all the while
+                part = (first, second)[number % 2]
+                part.fold(likes([user], offset), ago(1_000 - 10 * round_number - number))
+                offset += 1
+            w.dispatcher.wake()
+            await w.generating.reached(round_number + 1)
+            await w.generating.set(True)
+            await w.idle(first, second) if round_number == 8 else await w.listed(2 * (round_number + 1))
+            await w.generating.set(False)
+        await w.generating.set(True)
+        await w.listed(20)
+    served = [user for batch in w.batches[1:] for user in batch]
+    # between two lists of one user every other one had a turn
+    for start in range(len(served) - 5):
+        assert len(set(served[start : start + 5])) >= 5
+
+
 async def test_a_deadline_needs_no_further_event() -> None:
     """A user who went quiet is served when the quiet period ends, though nothing happens by then."""
     partition = running(rules=TriggerRules(1, 0.05, 60.0))

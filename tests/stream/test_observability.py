@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from typing import Any
 
 import aiohttp
 import pytest
+from partitions import likes
 from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from mtgr.errors import InputError
-from stream.observability import Health, HttpEndpoint, Metrics
+from mtgr.requests import CacheStats
+from stream.hot_keys import HotKeys
+from stream.observability import Health, HttpEndpoint, Metrics, http
 from stream.settings import HttpSettings
 
 ANY_PORT = HttpSettings(port=0)
@@ -140,6 +144,42 @@ async def test_port_is_free_again_after_the_endpoint(unused_tcp_port: int) -> No
                 assert answer.status == 200
 
 
+async def test_hot_users_are_shown_on_the_machine_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """/hot names users and partitions with their shares to a caller on this machine, and no user to any other."""
+    hot = HotKeys()
+    hot.note(3, likes(["a", "b", "a", "a"]), time.monotonic())
+    async with HttpEndpoint(ANY_PORT, Metrics(), Health(), hot) as endpoint:
+        status, body = await get(endpoint, "/hot")
+        assert status == 200
+        assert body["partitions"] == [{"partition": "3", "records": 4, "share": 1.0}]
+        assert body["users"][0] == {"user_id": "a", "records": 3, "share": 0.75}
+        monkeypatch.setattr(http, "_LOOPBACK", frozenset({"192.0.2.1"}))
+        status, body = await get(endpoint, "/hot")
+        assert status == 403
+        assert "user_id" not in str(body)
+
+
+def test_caches_are_shown_by_replica() -> None:
+    """What each engine's sessions take of its cache is read at the scrape; an engine that is away shows nothing."""
+    metrics = Metrics()
+    caches = {"0": CacheStats(100, 60, 7, 3), "1": None}
+    metrics.watch_caches(lambda: caches)
+    found = families(metrics)
+    values = {
+        name: [(sample.labels["replica"], sample.value) for sample in found[name].samples]
+        for name in found
+        if name.startswith("mtgr_session_cache_")
+    }
+    assert values == {
+        "mtgr_session_cache_blocks": [("0", 100.0)],
+        "mtgr_session_cache_blocks_in_use": [("0", 60.0)],
+        "mtgr_session_cache_sessions": [("0", 7.0)],
+        "mtgr_session_cache_evictions": [("0", 3.0)],
+    }
+    caches["1"] = CacheStats(100, 0, 0, 0)
+    assert len(families(metrics)["mtgr_session_cache_blocks"].samples) == 2
+
+
 def families(metrics: Metrics) -> dict[str, Any]:
     """What a scrape would find, by name."""
     from prometheus_client import generate_latest
@@ -154,10 +194,13 @@ def test_gauges_of_a_revoked_partition_go() -> None:
     for partition in (0, 1):
         metrics.set_consumer_lag("t", partition, 5)
         metrics.set_state_users("t", partition, 9)
+        metrics.set_partition_owed("t", partition, 3)
+        metrics.count_records("t", partition, 40)
     metrics.remove_partition("t", 0)
     metrics.remove_partition("t", 0)
-    for name in ("mtgr_consumer_lag", "mtgr_state_users"):
-        assert [sample.labels["partition"] for sample in families(metrics)[name].samples] == ["1"]
+    for name in ("consumer_lag", "state_users", "partition_owed_users", "partition_events"):
+        samples = families(metrics)[f"mtgr_{name}"].samples
+        assert {sample.labels["partition"] for sample in samples} == {"1"}
 
 
 def test_every_metric_is_named_and_explained() -> None:

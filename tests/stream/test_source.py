@@ -18,6 +18,7 @@ from partitions import TOPIC, Record, like, likes, partition_settings, raise_cor
 from stream import source as reading
 from stream.dead_letters import DeadLetterGuard
 from stream.errors import Fatal
+from stream.hot_keys import HotKeys
 from stream.observability import Metrics
 from stream.partition import Partition, Phase
 from stream.source import Source
@@ -77,12 +78,14 @@ class World:
         self.consumer = Consumer(*self.partitions)
         self.metrics = Metrics()
         self.wakes = 0
+        self.hot_keys = HotKeys()
         self.source = Source(
             self.consumer,
             self.partitions,
             self.metrics,
             DeadLetterGuard("records", 10, 0.5),
             self._on_folded,
+            self.hot_keys,
             max_poll_records=100,
             max_bytes=max_bytes,
             max_owed=max_owed,
