@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from mtgr.history import RECORD_BYTES, RECORD_DTYPE
 from mtgr.requests import ListOutcome, ListRefusal, ListRequest, ListResult
 from mtgr.serving.event_rows import EventRows, NewEvents
 from mtgr.serving.session_steps import NO_ITEM, Answer, Step
-from mtgr.serving.sessions import NULL_BLOCK, Session, SessionTable, history_digest
+from mtgr.serving.sessions import NULL_BLOCK, Session, SessionTable
 
 _TIMESTAMP: Final = struct.Struct("<q")
 _ID_BYTES: Final = struct.Struct("<H")
@@ -32,6 +33,7 @@ class Piece:
     place: int  # of the request among those that were planned
     request: ListRequest
     session: Session
+    events: int  # of the whole history
     first: int  # event that is computed first
     video_start: int  # byte at which its video id begins
     cached: int  # tokens before it
@@ -41,11 +43,6 @@ class Piece:
     def fresh(self) -> bool:
         """Whether nothing of the user is cached, the profile neither."""
         return self.profile is not None
-
-    @property
-    def events(self) -> int:
-        """Of the whole history."""
-        return len(self.request.records) // RECORD_BYTES
 
 
 @dataclass(slots=True)
@@ -73,8 +70,9 @@ class BatchPlanner:
         step_tokens: int,
         step_requests: int,
         batch_tokens: int,
+        batch_requests: int,
     ) -> None:
-        """A batch has at most `batch_tokens`, or one request; a step has at most so many tokens and requests."""
+        """A batch has at most so many tokens, or one request, and requests; and so has a step."""
         self.table: Final = table
         self._config: Final = checkpoint.config
         self._catalog: Final = checkpoint.catalog
@@ -83,6 +81,7 @@ class BatchPlanner:
         self._step_tokens: Final = step_tokens
         self._step_requests: Final = step_requests
         self._batch_tokens: Final = batch_tokens
+        self._batch_requests: Final = batch_requests
 
     def plan(self, requests: Sequence[ListRequest]) -> Batch:
         """The batch of the first requests, as many as fit; it must be sent before the next one is planned.
@@ -106,20 +105,22 @@ class BatchPlanner:
     def read(self, batch: Batch, answer: Answer) -> Iterator[tuple[int, ListOutcome]]:
         """The outcomes of a batch by the places of their requests."""
         yield from batch.refusals.items()
+        video_ids = self._catalog.video_ids
         items = np.frombuffer(answer.items, np.int32).tolist()
         scores = np.frombuffer(answer.scores, np.float32)
         finite = np.isfinite(scores)
+        all_finite = bool(finite.all())
         listed = scores.tolist()
         end = 0
         for piece in batch.pieces:
             begin, end = end, end + piece.request.count
-            if not finite[begin:end].all():
+            if not all_finite and not finite[begin:end].all():
                 yield piece.place, refusal(RequestRefused("the model's scores are not finite"))
                 continue
             yield (
                 piece.place,
                 ListResult(
-                    video_ids=[self._catalog.video_ids[item] for item in items[begin:end]],
+                    video_ids=[video_ids[item] for item in items[begin:end]],
                     scores=listed[begin:end],
                     sequence_length=piece.events,
                     cached_tokens=piece.cached,
@@ -134,6 +135,8 @@ class BatchPlanner:
         for place, request in enumerate(requests):
             if request.user_id in users:
                 break  # a user's later request goes on from what the earlier one leaves
+            if len(users) == self._batch_requests:
+                break
             try:
                 self._check(request)
                 session = self.table.find(request)
@@ -177,10 +180,8 @@ class BatchPlanner:
             first -= 1
             video_start -= _ID_BYTES.unpack_from(records, first * RECORD_BYTES + _ID_OFFSET)[0]
         cached = first + 1 if profile is None else 0
-        piece = Piece(place, request, session, first, video_start, cached, profile)
-        session.events, session.video_bytes = events, len(request.videos)
-        session.digest = history_digest(request, events, len(request.videos))
-        return piece
+        session.extend(request)
+        return Piece(place, request, session, events, first, video_start, cached, profile)
 
     def _encode(self, batch: Batch) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """The rows and items of all tokens of a batch; ValueError if some request's events are corrupt."""
@@ -269,20 +270,22 @@ def _step(
     rows: npt.NDArray[np.float32],
     items: npt.NDArray[np.int32],
 ) -> Step:
-    tables: list[list[int]] = [piece.session.blocks for piece, _, _, _ in parts]
-    blocks = np.full((len(parts), max(map(len, tables))), NULL_BLOCK, np.int32)
-    for place, table in enumerate(tables):
-        blocks[place, : len(table)] = table
-
-    def numbers(values: Iterator[Any], dtype: type[np.generic] = np.int32) -> bytes:
-        return np.fromiter(values, dtype, len(parts)).tobytes()
-
+    tables = [piece.session.blocks for piece, _, _, _ in parts]
+    lengths = np.array([len(table) for table in tables])
+    blocks = np.full((len(parts), lengths.max()), NULL_BLOCK, np.int32)
+    blocks[np.arange(blocks.shape[1]) < lengths[:, None]] = np.fromiter(
+        itertools.chain.from_iterable(tables), np.int32, lengths.sum()
+    )
     return Step(
         rows=rows.tobytes(),
         items=items.tobytes(),
-        cached=numbers(cached for _, cached, _, _ in parts),
-        new=numbers(new for _, _, new, _ in parts),
+        cached=_numbers([cached for _, cached, _, _ in parts]),
+        new=_numbers([new for _, _, new, _ in parts]),
         blocks=blocks.tobytes(),
-        counts=numbers(piece.request.count if ends else 0 for piece, _, _, ends in parts),
-        slates=numbers((piece.request.strategy == "slate" for piece, _, _, _ in parts), np.bool_),
+        counts=_numbers([piece.request.count if ends else 0 for piece, _, _, ends in parts]),
+        slates=bytes([piece.request.strategy == "slate" for piece, _, _, _ in parts]),
     )
+
+
+def _numbers(values: list[int]) -> bytes:
+    return np.array(values, np.int32).tobytes()

@@ -27,6 +27,10 @@ requests that come meanwhile."""
 BATCH_TOKENS: Final = 4096
 """New tokens after which a batch is sent: enough to keep a GPU busy while the next one is encoded."""
 
+BATCH_REQUESTS: Final = 256
+"""Users after whom a batch is sent, however little is new of each: reading what is cached of them keeps a GPU busy for
+longer than the next ones take to be encoded."""
+
 CPU_STEP_TOKENS: Final = 2048
 """Tokens of a step on a CPU: what lies between its products then stays in the processor's cache."""
 
@@ -155,6 +159,7 @@ def session_planner(
         step_tokens=step_tokens,
         step_requests=options.max_num_seqs,
         batch_tokens=BATCH_TOKENS,
+        batch_requests=BATCH_REQUESTS,
     )
 
 

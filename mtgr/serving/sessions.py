@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from xxhash import xxh3_128_digest
+from xxhash import xxh3_128, xxh3_128_digest
 
 from mtgr.history import RECORD_BYTES
 from mtgr.requests import ListRequest
@@ -33,6 +33,8 @@ class Session:
     """Of those events, joined."""
     digest: bytes = b""
     """Of those events' bytes."""
+    _records: xxh3_128 = field(default_factory=xxh3_128)  # what the digest is made of, to go on from
+    _videos: xxh3_128 = field(default_factory=xxh3_128)
     blocks: list[int] = field(default_factory=list)
     unknown: set[str] = field(default_factory=set)
     """Videos among them that were not in the catalog: if one joins it, their tokens are others."""
@@ -43,14 +45,22 @@ class Session:
             request.profile == self.profile
             and len(request.records) >= self.events * RECORD_BYTES
             and len(request.videos) >= self.video_bytes
-            and history_digest(request, self.events, self.video_bytes) == self.digest
+            and _digest(request, self.events * RECORD_BYTES, self.video_bytes) == self.digest
         )
 
+    def extend(self, request: ListRequest) -> None:
+        """Go on to the end of a request that begins with this session."""
+        self._records.update(memoryview(request.records)[self.events * RECORD_BYTES :])
+        self._videos.update(memoryview(request.videos)[self.video_bytes :])
+        self.events = len(request.records) // RECORD_BYTES
+        self.video_bytes = len(request.videos)
+        self.digest = self._records.digest() + self._videos.digest()
 
-def history_digest(request: ListRequest, events: int, video_bytes: int) -> bytes:
-    """A digest of the first events of a request."""
-    records = memoryview(request.records)[: events * RECORD_BYTES]
-    return xxh3_128_digest(records) + xxh3_128_digest(memoryview(request.videos)[:video_bytes])
+
+def _digest(request: ListRequest, record_bytes: int, video_bytes: int) -> bytes:
+    """Of a request's first bytes, as a session has it of its own."""
+    records, videos = memoryview(request.records), memoryview(request.videos)
+    return xxh3_128_digest(records[:record_bytes]) + xxh3_128_digest(videos[:video_bytes])
 
 
 class OutOfBlocks(Exception):

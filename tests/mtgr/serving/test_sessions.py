@@ -69,6 +69,7 @@ class Front:
             step_tokens=step_tokens,
             step_requests=step_requests,
             batch_tokens=2 * step_tokens,
+            batch_requests=4,
         )
 
     def ask(self, requests: Sequence[ListRequest]) -> list[Batch]:
@@ -178,11 +179,20 @@ def test_a_refused_request_costs_its_neighbours_nothing(catalog_of: Any) -> None
     broken[19 * RECORD_BYTES + 18] = 77  # no event type
     bad = ListRequest("bad", bytes(broken), list_request(interactions(7, 20, "bad")).videos, 10)
     (batch,) = front.ask([good[0], bad, good[1], good[2]])
+    assert batch.taken == 4
     assert set(batch.refusals) == {1}
     assert "event type of event 19 is 77" in batch.refusals[1].message
     assert [piece.place for piece in batch.pieces] == [0, 2, 3]
     (batch,) = front.ask(good)
     assert [piece.cached for piece in batch.pieces] == [20, 20, 20]
+
+
+def test_a_batch_is_sent_when_it_has_enough_users(catalog_of: Any) -> None:
+    """So that the engine begins while the others are encoded, and all in their order."""
+    checkpoint = catalog_of()
+    front = Front(checkpoint, Cache(checkpoint, 200), 200, 50)
+    batches = front.ask([list_request(interactions(place, 5, f"u{place}")) for place in range(10)])
+    assert [batch.taken for batch in batches] == [4, 4, 2]
 
 
 def test_the_user_served_longest_ago_goes_first() -> None:
