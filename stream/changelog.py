@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from msgspec import Struct
 
 from stream.errors import Fatal
-from stream.stored import Change
+from stream.outgoing import BATCH_BYTES
+from stream.stored import Change, user_of_tail_key
 
 _RESTORE_RECORDS: Final = 20_000
 # A transaction's marker at the end is passed without a record, which a poll waits for as long as it may.
 _POLL_MS: Final = 20
+_RECORD_BYTES: Final = 32  # of a record in a batch beside key and value, more than it takes
 
 
 async def append(
-    producer: AIOKafkaProducer, changelog: TopicPartition, changes: Iterable[Change], now_ms: int
+    producer: AIOKafkaProducer, changelog: TopicPartition, changes: Sequence[Change], now_ms: int
 ) -> int:
     """Write changes in their order and wait until they are durable; returns the offset after the last of them.
 
     The records are packed into whole batches here: handing them to the producer one by one costs more than all the
-    rest of a commit cycle.
+    rest of a commit cycle. A batch is durable whole or not at all. So a tail record and the deletions behind it share
+    one, if any takes them: after a crash between them, nobody would know any more what was still to be deleted.
     """
     sent: list[asyncio.Future[Any]] = []
     batch = producer.create_batch()
-    for key, value in changes:
-        if batch.append(timestamp=now_ms, key=key, value=value) is None:
+    end = len(changes)
+    for at, (key, value) in enumerate(changes, start=1):
+        deletes_next = at < end and changes[at][1] is None
+        if (deletes_next and not _have_room(batch, changes, at - 1)) or batch.append(
+            timestamp=now_ms, key=key, value=value
+        ) is None:
             sent.append(await producer.send_batch(batch, changelog.topic, partition=changelog.partition))
             batch = producer.create_batch()
             batch.append(timestamp=now_ms, key=key, value=value)
@@ -37,6 +45,19 @@ async def append(
     last: int = batch.record_count()
     metadata = await asyncio.gather(*sent)
     return int(metadata[-1].offset) + last
+
+
+def _have_room(batch: Any, changes: Sequence[Change], at: int) -> bool:
+    """Whether a batch takes the change at a place and, where it is a tail record, all deletions behind it."""
+    key, value = changes[at]
+    if user_of_tail_key(key) is None or not batch.record_count():
+        return True
+    nbytes = len(key) + len(value or b"") + _RECORD_BYTES
+    for key, value in islice(changes, at + 1, None):
+        if value is not None or user_of_tail_key(key) is not None:
+            break
+        nbytes += len(key) + _RECORD_BYTES
+    return int(batch.size()) + nbytes <= BATCH_BYTES
 
 
 async def last_values(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from aiokafka import TopicPartition
-from changelogs import Changelog, ChangelogConsumer, ChangelogProducer
+from changelogs import Batch, Changelog, ChangelogConsumer, ChangelogProducer
 from dict_store import DictStore
-from hypothesis import given
+from events import watch
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream import changelog
 from stream.errors import Fatal
+from stream.sequences import UserState
+from stream.stored import Change
 
 TP = TopicPartition("group-changelog", 3)
 changes = st.lists(
@@ -109,3 +113,67 @@ async def test_an_up_to_date_store_reads_nothing() -> None:
     consumer = ChangelogConsumer(log)
     assert await changelog.restore(consumer, TP, DictStore(checkpoint=1), lambda _: None) == 0
     assert consumer.read == []
+
+
+class SizedBatch(Batch):
+    """A batch of at most so many bytes, as a real one is."""
+
+    def size(self) -> int:
+        return sum(20 + len(key) + len(value or b"") for key, value in self.records)
+
+    def append(self, *, timestamp: int, key: bytes, value: bytes | None) -> object | None:
+        if self.records and self.size() + 20 + len(key) + len(value or b"") > self._size:
+            return None
+        self.records.append((key, value))
+        return object()
+
+
+class SizedProducer(ChangelogProducer):
+    """A producer of such batches."""
+
+    def create_batch(self) -> Batch:
+        return SizedBatch(self._batch_size)
+
+
+@settings(max_examples=30)
+@given(st.lists(st.integers(300, 600), min_size=4, max_size=4), st.integers(1_200, 2_500), st.integers(0, 3))
+def test_nothing_of_a_forgotten_user_outlives_a_crash_between_two_batches(
+    histories: list[int], batch_bytes: int, survived: int
+) -> None:
+    """Whichever batches of a commit are durable when a daemon dies, its successor, which reads the same records again,
+    leaves no key of a forgotten user behind."""
+
+    async def scenario() -> None:
+        log = Changelog()
+        users = [UserState(f"user{number}") for number in range(len(histories))]
+        for state, events in zip(users, histories, strict=True):
+            for number in range(events):
+                state.fold(watch(state.user_id, f"e{number}"), number, 0, None, 600)
+        log.append([change for state in users for change in state.changes()])
+        before = log.end
+        changes: list[Change] = []
+        for state in users:
+            state.fold(watch(state.user_id, "last"), 1_000, 0, None, 600)
+            assert state.forget(1_001)
+            changes += state.changes()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(changelog, "BATCH_BYTES", batch_bytes)
+            producer = SizedProducer(log, batch_bytes, frozenset(range(survived, 100)))
+            with contextlib.suppress(OSError):
+                await changelog.append(producer, TP, changes, 0)
+        assert log.end <= before + len(changes)
+        store = DictStore()
+        store.apply(((entry.key, entry.value) for entry in log.entries), log.end)
+        for user_id in (state.user_id for state in users):
+            state = store.load(user_id) or UserState(user_id)
+            for offset, event in ((1_000, watch(user_id, "last")), (1_001, None)):
+                if offset <= state.offset:
+                    continue
+                if event is not None:
+                    state.fold(event, offset, 0, None, 600)
+                else:
+                    state.forget(offset)
+            store.apply(state.changes(), 0)
+        assert store.values == {}
+
+    asyncio.run(scenario())

@@ -56,6 +56,9 @@ class Batch:
         self.records.append((key, value))
         return object()
 
+    def size(self) -> int:
+        return sum(len(key) + len(value or b"") for key, value in self.records)
+
     def record_count(self) -> int:
         return len(self.records)
 
