@@ -31,7 +31,6 @@ _FEED_RATE = 12_000  # events a second, above what any generator serves one by o
 _COLUMNS = 120  # the tables', also where there is no terminal
 _KINDS = ("vllm", "torch")
 _PARTS = ("engine", "fold", "lists", "memory", "restart", "rivals", "state")
-_RIVAL_SECONDS = 10.0
 
 
 @click.command()
@@ -99,7 +98,6 @@ def main(
                     checkpoint,
                     repeats=repeats,
                     events=events,
-                    seconds=_RIVAL_SECONDS,
                     out=work / "bench" / "rivals.jsonl",
                 )
                 console.print(
