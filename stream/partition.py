@@ -28,6 +28,7 @@ from stream.triggers import TriggerQueue, TriggerRules
 
 _SWEPT_USERS: Final = 500  # in one commit cycle: a millisecond or two
 _TRACEPARENT: Final = "traceparent"
+_TRACEPARENT_BYTES: Final = 256  # it is kept and sent on: W3C's has 55, and a header may have a megabyte
 _KINDS: Final = (Watch, Like, Favorite, Share, Profile, Forget)
 _TAGS: Final = {kind: str(kind.__struct_config__.tag) for kind in _KINDS}
 
@@ -104,6 +105,8 @@ class FoldCounts(Struct):
     """Valid events by type, duplicates included."""
     dead: dict[Stage, int]
     duplicates: int = 0
+    out_of_order: int = 0
+    """New events that are older than the one before of their user."""
 
 
 class Partition:
@@ -182,7 +185,7 @@ class Partition:
                 for name, header in headers:
                     if name == CONTENT_TYPE_HEADER:
                         content_type = header
-                    elif name == _TRACEPARENT:
+                    elif name == _TRACEPARENT and len(header or b"") <= _TRACEPARENT_BYTES:
                         traceparent = header
                     elif name == REPLAYED_HEADER:
                         replayed = True
@@ -219,10 +222,13 @@ class Partition:
                 other_bytes += state.nbytes
                 self.cache.drop(state)
                 continue
+            before_ms = state.timestamp_ms
             folded = state.fold(event, record.offset, record.timestamp, traceparent, max_events)
             if folded or (replayed and state.owe_again(event.event_id, record.offset, record.timestamp)):
                 dirty[user_id] = state
                 note(user_id, now)
+                if event.timestamp_ms < before_ms:
+                    counts.out_of_order += 1
             else:
                 counts.duplicates += 1
         if records:

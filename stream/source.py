@@ -188,6 +188,8 @@ class Source:
         metrics.count_records(tp.topic, tp.partition, len(records))
         for kind, events in counts.events.items():
             metrics.events[kind].inc(events)
+        if counts.out_of_order:
+            metrics.out_of_order.inc(counts.out_of_order)
         if counts.duplicates:
             metrics.duplicates.inc(counts.duplicates)
         for stage, dead in counts.dead.items():

@@ -41,6 +41,7 @@ _FORMAT: Final = 2
 # Files that were not written for so long may hold what the changelog has forgotten to have deleted: its tombstones
 # stay for delete.retention.ms, a day by default.
 _STALE_SECONDS: Final = 20 * 3_600
+_CLOCKS_APART_HOURS: Final = 1
 _DAMAGED: Final = re.compile("Corruption")
 # by another process, or by this one; the word "lock" alone stands in most of RocksDB's errors
 _LOCKED: Final = re.compile("IO error: (While lock file|lock hold by current process)")
@@ -229,7 +230,10 @@ class RocksStore:
             return f"{age} program wrote them: format {meta.format}, where this one is {_FORMAT}"
         if meta.identity != self._identity:
             return f"they are of {meta.identity}, where {self._identity} is wanted"
-        if (hours := (time.time() - meta.written_s) / 3_600) * 3_600 > _STALE_SECONDS:
+        hours = (time.time() - meta.written_s) / 3_600
+        if hours < -_CLOCKS_APART_HOURS:
+            return f"they were written {-hours:.0f} hours from now: a clock was wrong, and their age is not known"
+        if hours * 3_600 > _STALE_SECONDS:
             return f"they are {hours:.0f} hours old: what was deleted since then, the changelog may not tell any more"
         return None
 

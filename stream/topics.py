@@ -14,7 +14,10 @@ from msgspec.structs import replace
 from tenacity import AsyncRetrying, retry_if_exception, retry_if_result, stop_after_delay, wait_fixed
 
 from mtgr.errors import InputError
+from schemas.attributes import MAX_ATTRIBUTE_CHARACTERS, MAX_ATTRIBUTE_VALUES, MAX_ATTRIBUTES
+from schemas.bounds import MAX_ID_CHARACTERS
 from stream.kafka import KafkaUnreachable, client_options, connected, is_connection_error
+from stream.outgoing import BATCH_BYTES
 from stream.permissions import daemon_permissions, require_permissions
 from stream.refusals import user_of
 from stream.settings import KafkaSettings, Settings
@@ -26,17 +29,26 @@ Outcome = Literal["ready", "created", "missing", "wrong"]
 _DAY_MS: Final = 86_400_000
 _SHOWN_CONFIGS: Final = ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")
 _DURABLE_REPLICATION: Final = 3
+# Kafka refuses records whose time is more than an hour ahead: a daemon's clock may be wrong, so it is not asked.
+_BROKERS_CLOCK: Final = {"message.timestamp.type": "LogAppendTime"}
+_VIDEO_BYTES: Final = 80  # of a recommended video beside its id
+_RECORD_BYTES: Final = 8_192  # of a record beside what it is mostly made of: ids, times, headers
+_LONGEST_PROFILE: Final = MAX_ATTRIBUTES * 4 * (64 + MAX_ATTRIBUTE_VALUES * (MAX_ATTRIBUTE_CHARACTERS + 2))
 _POLL_SECONDS: Final = 0.1
 
 
 class Topic(Struct, frozen=True, kw_only=True):
-    """What one topic should be. `configs` are given to Kafka when the topic is created."""
+    """What one topic should be. `configs` are given to Kafka when the topic is created.
+
+    batch_bytes: the longest batch of records that the daemon may write to it, 0 where it writes none.
+    """
 
     role: Role
     name: str
     partitions: int
     replication_factor: int
     configs: dict[str, str]
+    batch_bytes: int = 0
 
 
 class TopicReport(Struct, frozen=True, kw_only=True):
@@ -73,6 +85,7 @@ def wanted_topics(settings: Settings) -> list[Topic]:
     # Small segments, because only closed ones are compacted, and a restore reads what is not compacted.
     changelog = {
         "cleanup.policy": "compact",
+        **_BROKERS_CLOCK,
         "segment.bytes": str(64 << 20),
         "segment.ms": str(_DAY_MS),
         "min.cleanable.dirty.ratio": "0.2",
@@ -82,7 +95,7 @@ def wanted_topics(settings: Settings) -> list[Topic]:
     }
     by_role: dict[Role, tuple[str, dict[str, str]]] = {
         "events": (topics.events, {"cleanup.policy": "delete"}),
-        "lists": (topics.lists, {"cleanup.policy": "delete"}),
+        "lists": (topics.lists, {"cleanup.policy": "delete", **_BROKERS_CLOCK}),
         "dead_letters": (topics.dead_letters, dead),
         "changelog": (settings.changelog_topic, changelog),
     }
@@ -95,9 +108,24 @@ def wanted_topics(settings: Settings) -> list[Topic]:
             partitions=topics.partitions,
             replication_factor=topics.replication_factor,
             configs=configs | durable,
+            batch_bytes=_batch_bytes(role, settings),
         )
         for role, (name, configs) in by_role.items()
     ]
+
+
+def _batch_bytes(role: Role, settings: Settings) -> int:
+    match role:
+        case "lists":  # six bytes for a character that JSON escapes
+            a_video = 6 * MAX_ID_CHARACTERS + _VIDEO_BYTES
+            return max(BATCH_BYTES, settings.generator.list_length * a_video + _RECORD_BYTES)
+        case "changelog":
+            profile = min(settings.stream.max_event_bytes, _LONGEST_PROFILE)
+            return max(BATCH_BYTES, profile + _RECORD_BYTES)
+        case "dead_letters":  # a longer record is cut down to what the topic takes
+            return BATCH_BYTES
+        case _:
+            return 0
 
 
 async def ensure_topics(settings: Settings) -> list[TopicReport]:
@@ -277,7 +305,11 @@ def _report(topic: Topic, found: _Found | None, configs: Mapping[str, str]) -> T
         noun = topic.role.replace("_", " ")
         problem = f"topic {topic.name} ({noun}) is missing: create it by mtgr-stream topics"
         return TopicReport(topic=topic, outcome="missing", problems=(problem,))
-    problems = [*_partition_problems(topic, found), *_cleanup_problems(topic, configs["cleanup.policy"])]
+    problems = [
+        *_partition_problems(topic, found),
+        *_cleanup_problems(topic, configs["cleanup.policy"]),
+        *_size_problems(topic, int(configs["max.message.bytes"])),
+    ]
     notes = []
     if found.replication_factor < topic.replication_factor:
         notes.append(
@@ -307,6 +339,15 @@ def _partition_problems(topic: Topic, found: _Found) -> list[str]:
     return [
         f"{has}, and a changelog must have those of the events topic: name another topics.changelog, or "
         f"delete this one and what state was kept in it"
+    ]
+
+
+def _size_problems(topic: Topic, most: int) -> list[str]:
+    if most >= topic.batch_bytes:
+        return []
+    return [
+        f"topic {topic.name} has max.message.bytes = {most} where the daemon may write {topic.batch_bytes} bytes at "
+        f"once: set it to {topic.batch_bytes} or more"
     ]
 
 

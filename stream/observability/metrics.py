@@ -65,6 +65,9 @@ class Metrics:
         self.duplicates = self._counter(
             "duplicates", "Events that changed nothing: in their user's sequence already, or an old profile."
         )
+        self.out_of_order = self._counter(
+            "out_of_order_events", "Events older than the one of their user that came before."
+        )
         self.dead_letters = _Counters(
             self._counter("dead_letters", "Records sent to the dead-letter topic.", "stage")
         )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from records import TopicNames, create_topic
 from tools import Tool, settings_for
 
 from mtgr.errors import InputError
-from stream.topics import ensure_topics, partition_count, review_topics
+from schemas.codecs import encode_list
+from schemas.lists import ModelVersion, RecommendationList, RecommendedVideo, TriggerEvent
+from stream.outgoing import BATCH_BYTES, REQUEST_BYTES
+from stream.topics import ensure_topics, partition_count, review_topics, wanted_topics
 
 pytestmark = pytest.mark.broker
 
@@ -74,3 +78,46 @@ async def test_more_replicas_than_brokers_is_one_line(kafka: str, topic_names: T
     """What Kafka refuses is told in Kafka's words."""
     with pytest.raises(InputError, match="Kafka refuses to create it: Unable to replicate"):
         await ensure_topics(settings_for(kafka, topic_names, topics__replication_factor=3))
+
+
+@pytest.mark.parametrize("role", ["lists", "changelog", "dead_letters"])
+async def test_a_topic_that_takes_too_little_at_once_is_told(
+    kafka: str, topic_names: TopicNames, role: str
+) -> None:
+    """A daemon whose batches a topic would refuse does not start: the setting and what would be right are named."""
+    settings = settings_for(kafka, topic_names)
+    name = getattr(topic_names, role)
+    policy = "compact" if role == "changelog" else "delete"
+    config = {"cleanup.policy": policy, "max.message.bytes": "100000"}
+    await create_topic(kafka, name, partitions=2, config=config)
+    message = f"topic {name} has max.message.bytes = 100000 where .*: set it to 524288 or more"
+    with pytest.raises(InputError, match=message):
+        await ensure_topics(settings)
+
+
+async def test_lists_as_long_as_they_may_be_fit_their_topic(kafka: str, topic_names: TopicNames) -> None:
+    """What is asked of the topic grows with the lists, and a batch of that size is what Kafka then takes."""
+    settings = settings_for(kafka, topic_names, generator__list_length=1_000)
+    (lists,) = [topic for topic in wanted_topics(settings) if topic.role == "lists"]
+    longest = RecommendationList(
+        list_id="l" * 32,
+        user_id="\x01" * 128,
+        session_id="\x01" * 128,
+        items=tuple(RecommendedVideo("\x01" * 128, -1.2345678901234567e-300, 1_000) for _ in range(1_000)),
+        model=ModelVersion("m" * 128, "v" * 128),
+        strategy="topk",
+        generated_at_ms=4_102_444_800_000,
+        trigger=TriggerEvent("t" * 249, 99_999, 2**62, "\x01" * 128, 4_102_444_800_000),
+        sequence_length=10**9,
+        cached_tokens=10**9,
+        latency_ms=1e300,
+    )
+    value = encode_list(longest)
+    assert 524_288 < len(value) < lists.batch_bytes < len(value) * 1.2
+    config = {"max.message.bytes": str(lists.batch_bytes)}
+    await create_topic(kafka, topic_names.lists, config=config)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=kafka, max_batch_size=BATCH_BYTES, max_request_size=REQUEST_BYTES
+    )
+    async with producer:
+        await producer.send_and_wait(topic_names.lists, value, key=longest.user_id.encode())

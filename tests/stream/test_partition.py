@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from dict_store import DictStore
 from hypothesis import given, settings
@@ -30,7 +32,7 @@ from partitions import (
 from strategies import events, identifiers
 
 from mtgr.attributes import pack_attributes, unpack_attributes
-from mtgr.history import History, event_digest
+from mtgr.history import RECORD_DTYPE, History, event_digest
 from mtgr.requests import ListResult
 from schemas.codecs import encode_event
 from schemas.dead_letters import REPLAYED_HEADER
@@ -711,3 +713,38 @@ def test_a_list_under_way_does_not_bring_a_forgotten_user_back(
         assert (len(state), state.unserved) == (2, 0)
     assert partition.cache.users == int(returns)
     assert partition.owed == 0
+
+
+def test_a_trace_that_is_none_is_not_carried_on() -> None:
+    """A traceparent is kept in the state and sent with the list: one as long as a record would be refused by Kafka."""
+    partition = running()
+    for offset, trace in enumerate([b"00-" + b"a" * 52, b"x" * 1_000_000, None]):
+        headers = (("traceparent", trace),)
+        partition.fold([record_of(like("u", f"e{offset}"), offset, headers=headers)], 0.0)
+        pending = partition.take_due(1.0)
+        assert pending is not None
+        assert pending.traceparent == (trace if offset == 0 else None)
+        partition.settle(pending)
+
+
+def test_late_and_out_of_order_events_have_the_place_of_their_arrival() -> None:
+    """An event that comes late is appended where it came, rewrites nothing before it, owes a list like any other, and
+    the user counts as heard of at the newest time told."""
+    partition = running()
+    times = [5_000, 9_000, 2_000, 9_500]
+    records = []
+    for offset, timestamp_ms in enumerate(times):
+        event = like("u", f"e{offset}", timestamp_ms=timestamp_ms)
+        records.append(record_of(event, offset, timestamp=10_000))
+    histories, late = [], 0
+    for record in records:
+        late += partition.fold([record], 0.0).out_of_order
+        pending = partition.take_due(1.0)
+        assert pending is not None
+        histories.append(pending.request.records)
+        partition.settle(pending)
+    assert all(later.startswith(earlier) for earlier, later in pairwise(histories))
+    stored = np.frombuffer(histories[-1], dtype=RECORD_DTYPE)["timestamp_ms"].tolist()
+    assert stored == times
+    assert late == 1
+    assert partition.cache.get("u").last_ms == 9_500
