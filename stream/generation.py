@@ -94,6 +94,7 @@ def generator_factory(settings: Settings, replica: int = 0) -> Callable[[], Gene
     if options.kind == "torch":
         return lambda: TorchGenerator(checkpoint)
     from mtgr.serving.engine import EngineOptions, RecommendationEngine
+    from mtgr.serving.session_lists import BATCH_REQUESTS
 
     engine_options = EngineOptions(
         checkpoint=checkpoint,
@@ -105,6 +106,7 @@ def generator_factory(settings: Settings, replica: int = 0) -> Callable[[], Gene
         tensor_parallel_size=options.tensor_parallel_size,
         replicas=options.replicas,
         replica=replica,
-        max_num_seqs=options.max_batch_users * options.max_concurrent_batches,
+        # all that can be asked for at once, as far as the engine would put it into one step
+        max_num_seqs=min(options.max_batch_users * options.max_concurrent_batches, BATCH_REQUESTS),
     )
     return lambda: RecommendationEngine(engine_options)

@@ -11,9 +11,13 @@ import pytest
 from events import EventMaker
 from serving import list_request, random_checkpoint
 
+from mtgr.checkpoint import open_checkpoint
 from mtgr.reference import ReferenceRecommender
 from mtgr.requests import AddedVideos, ListOutcome, ListRequest, ListResult, NewVideo
-from stream.generation import TorchGenerator
+from mtgr.serving.engine import RecommendationEngine
+from mtgr.serving.options import engine_arguments
+from stream.generation import TorchGenerator, generator_factory
+from stream.settings import load_settings
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +68,22 @@ async def test_videos_join_between_batches_and_never_during_one(
     go.set()
     await asyncio.wait_for(asyncio.gather(adding, *batches), 20)
     assert done == ["batch", "batch", "videos", "batch"]
+
+
+@pytest.mark.parametrize(
+    ("users", "batches", "step"), [(8, 2, 16), (64, 4, 256), (64, 8, 256), (65_536, 1_024, 256)]
+)
+def test_a_step_takes_all_that_is_asked_for_at_once_and_no_more_than_a_batch(
+    checkpoint: Path, users: int, batches: int, step: int
+) -> None:
+    """However many lists a daemon may ask for, the engine starts, and is sized for the steps that it can get."""
+    changes = {
+        "model.checkpoint": checkpoint,
+        "generator.max_batch_users": users,
+        "generator.max_concurrent_batches": batches,
+    }
+    engine = generator_factory(
+        load_settings(None, {}, [f"{key}={value}" for key, value in changes.items()])
+    )()
+    assert isinstance(engine, RecommendationEngine)
+    assert engine_arguments(engine.options, open_checkpoint(checkpoint))["max_num_seqs"] == step
