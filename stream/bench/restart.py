@@ -68,6 +68,9 @@ class RestartResult(Struct, frozen=True):
     """One rolling restart."""
 
     title: str
+    users: int
+    rate: float
+    """Events a second, of all users together."""
     before: Waits
     during: Waits
     after: Waits
@@ -256,6 +259,8 @@ async def _run(
     before, during, after = (traffic.waits(*span) for span in pairwise(marks))
     return RestartResult(
         title=mode.title,
+        users=users,
+        rate=rate,
         before=before,
         during=during,
         after=after,
@@ -270,6 +275,7 @@ def facts(result: RestartResult) -> Sequence[tuple[str, str]]:
     """The result for people: what was measured, and what came out."""
     return (
         ("delivery", result.title),
+        ("users, events/s", f"{result.users:,}, {result.rate:g}"),
         *(
             (
                 f"p50, p99 and longest wait {name}, ms",
