@@ -100,7 +100,7 @@ class AtLeastOnce:
         self._session_seconds = settings.kafka.session_timeout_ms / 1000
         self._gaps: dict[
             Partition, int
-        ] = {}  # whose changelog holds records of somebody else, from an offset on
+        ] = {}  # whose changelog holds records of somebody else, between the files' checkpoint and an offset
         self._accepted = float("-inf")  # when the last commit was asked for that the group accepted
 
     async def start(self) -> None:
@@ -146,20 +146,23 @@ class AtLeastOnce:
             if part.partition.phase is Phase.CLOSED:  # its files may be another daemon's by now
                 continue
             begin = part.partition.store.checkpoint
-            part.partition.write(part.changes, end)
-            if end - begin != len(part.changes):
-                self._gaps.setdefault(part.partition, begin)
+            is_whole = end - begin == len(part.changes)
+            # Files that passed over records of somebody else would be no copy of the changelog: they stay where they
+            # stood, so that whoever restores from them reads these records, until what stands there has been mended.
+            part.partition.write(part.changes, end if is_whole else begin)
+            if not is_whole:
+                self._gaps[part.partition] = end
         await self._commit_offsets(
             {part.partition.tp: part.offset for part in work if part.offset is not None}
         )
-        for partition, begin in list(self._gaps.items()):
+        for partition, end in list(self._gaps.items()):
             if partition.phase is not Phase.CLOSED:
-                await self._mend(producer, partition, begin)
+                await self._mend(producer, partition, end)
             del self._gaps[partition]
         return ()
 
-    async def _mend(self, producer: AIOKafkaProducer, partition: Partition, begin: int) -> None:
-        """Write again what somebody else has written over, from an offset of the changelog on.
+    async def _mend(self, producer: AIOKafkaProducer, partition: Partition, end: int) -> None:
+        """Write again what somebody else has written over, from the files' checkpoint to an offset of the changelog.
 
         The check before a write does not hold up a daemon that is suspended right behind it, nor what its client
         still sends when the network is back. The owner sees that there are records between its own; its files say
@@ -167,7 +170,7 @@ class AtLeastOnce:
         """
         store, tp = partition.store, TopicPartition(self._changelog, partition.tp.partition)
         while True:
-            end = store.checkpoint
+            begin = store.checkpoint
             consumer = lone_consumer(self._settings)
             try:
                 async with asyncio.timeout(_MEND_SECONDS):
@@ -182,14 +185,17 @@ class AtLeastOnce:
                 return
             mended = [(key, value) for key, last in found.items() if (value := store.value(key)) != last]
             if not mended:
+                store.apply((), end)
                 return  # markers of transactions, compacted records, or an earlier try of the same cycle
             log.error("changelog_overwritten", partition=tp.partition, keys=len(mended), begin=begin, end=end)
             committed = await self._consumer.committed(partition.tp)
             await self._commit_offsets({partition.tp: committed or 0})
-            store.apply((), await changelog.append(producer, tp, mended, time.time_ns() // 1_000_000))
-            begin = end
-            if store.checkpoint - begin == len(mended):
+            written = await changelog.append(producer, tp, mended, time.time_ns() // 1_000_000)
+            if written - end == len(mended):
+                store.apply((), written)
                 return
+            store.apply((), end)
+            end = written
 
     async def _check_ownership(self, work: Sequence[CommitWork]) -> None:
         """Raise PartitionsLost unless the partitions are still this daemon's, by committing what is committed.

@@ -11,7 +11,7 @@ from changelogs import Changelog, ChangelogConsumer, ChangelogProducer
 from dict_store import DictStore
 from partitions import TOPIC, likes, running
 
-from stream import commits
+from stream import changelog, commits
 from stream.commits import AtLeastOnce, PartitionsLost
 from stream.partition import CommitWork, Partition
 from stream.settings import load_settings
@@ -182,3 +182,22 @@ async def test_a_cycle_without_changes_writes_no_state(world: World) -> None:
     await world.commit(partition)
     assert world.log.end == end
     assert world.group.commits[-1] == {TP: 2}
+
+
+async def test_files_do_not_pass_over_the_records_of_a_successor(world: World) -> None:
+    """A daemon whose write came late, behind those of the partition's new owner, has files that a later restore brings
+    to what the changelog says: nothing between its own records is taken as read."""
+    partition = running()
+    partition.fold(likes(["a"]), 0.0)
+    await world.commit(partition)
+    known = partition.store.checkpoint
+    world.log.append(changes_of(["a", "b", "a"]))
+    partition.fold(likes(["c"], 1), 0.0)
+    work = partition.take_work()
+    assert work is not None
+    world.group.refuses = True
+    with pytest.raises(PartitionsLost):
+        await world.cycle.commit([work])
+    assert partition.store.checkpoint == known
+    await changelog.restore(ChangelogConsumer(world.log), TP, partition.store, lambda step: None)
+    assert stored(partition) == world.restored()
