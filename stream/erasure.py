@@ -46,15 +46,17 @@ class Eraser:
         """Something was deleted for good."""
         with self._lock:
             self._requests += 1
-            if self._thread is None:
+            if self._thread is None and not self._closing.is_set():
                 self._thread = threading.Thread(target=self._run, name="erasure", daemon=True)
                 self._thread.start()
 
     def close(self) -> None:
         """Wait for a compaction that is under way, and leave what is not erased yet for the next time."""
         self._closing.set()
-        if self._thread is not None:
-            self._thread.join()
+        with self._lock:  # a restore that was called off may be asking for it on a thread of its own
+            thread = self._thread
+        if thread is not None:
+            thread.join()
 
     def _run(self) -> None:
         while not self._closing.wait(self._seconds):
