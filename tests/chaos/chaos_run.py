@@ -90,10 +90,11 @@ class Rig:
         self.directory = directory
         self.cluster = Cluster(directory / "kafka", [member.upper() for member in MEMBERS])
         self.disks: dict[str, Disk | None] = {}
+        self.keeps = False
 
     @asynccontextmanager
     async def ready(self) -> AsyncIterator[Rig]:
-        """Up during the block; nothing of it is left on disk where the block ends well."""
+        """Up during the block; nothing of it is left on disk where the block ends well and no run had a problem."""
         cluster = self.cluster
         links = {
             f"{member}-{broker}": (
@@ -113,7 +114,8 @@ class Rig:
                 if disk is not None:
                     stack.callback(disk.close)
             yield self
-        shutil.rmtree(self.directory)
+        if not self.keeps:
+            shutil.rmtree(self.directory)
 
 
 async def run(rig: Rig, plan: Plan, say: Say) -> Outcome:
@@ -172,7 +174,7 @@ async def run(rig: Rig, plan: Plan, say: Say) -> Outcome:
         member.lose_disk()
     skipped = [] if with_disks else ["disk full: no file system can be mounted here"]
     seconds = time.monotonic() - started
-    return Outcome(
+    outcome = Outcome(
         plan=plan,
         strikes=strikes,
         seconds=seconds,
@@ -180,6 +182,8 @@ async def run(rig: Rig, plan: Plan, say: Say) -> Outcome:
         ended_by_themselves=fleet.ended_by_themselves,
         skipped=skipped,
     )
+    rig.keeps = rig.keeps or bool(outcome.problems)
+    return outcome
 
 
 async def _strike(
@@ -188,6 +192,8 @@ async def _strike(
     """Carry out a fault, or two at once, and wait until all is as it should be."""
     begun = time.monotonic()
     watcher.forget_before(begun - 1)
+    for member in field.fleet.members:
+        member.expected_to_end = False
     # each has a chance of its own, so that what one draws does not depend on how fast the other is
     done = await asyncio.gather(
         *(faults.KINDS[kind](field, random.Random(chance.random())) for kind in kinds)

@@ -156,11 +156,11 @@ async def fill_disk(field: Field, chance: random.Random) -> str:
         await asyncio.sleep(chance.uniform(1, 3))
     finally:
         ballast.unlink()
-    stopped = not member.is_running
+    stopped = (
+        not member.is_running
+    )  # it may do so later too, by what it could not write: until the next fault
     if stopped:
         member.start()
-    else:
-        member.expected_to_end = False
     return f"{member.name}, which {'stopped' if stopped else 'went on'}"
 
 
