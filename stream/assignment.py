@@ -371,13 +371,14 @@ def _close_opened(opening: asyncio.Future[RocksStore]) -> None:
 
 
 def _scan(store: RocksStore) -> tuple[int, list[str]]:
+    """How many users there are, and those who are owed a list, who have waited longest first."""
     users = 0
     owed = []
-    for user_id, is_owed in store.scan():
+    for user_id, since_ms in store.scan():
         users += 1
-        if is_owed:
-            owed.append(user_id)
-    return users, owed
+        if since_ms:
+            owed.append((since_ms, user_id))
+    return users, [user_id for _, user_id in sorted(owed)]
 
 
 def _component(tp: TopicPartition) -> str:

@@ -31,7 +31,16 @@ from rocksdict import (
 
 from stream.erasure import ERASE_SECONDS, Eraser
 from stream.sequences import UserState
-from stream.stored import Change, CorruptState, Tail, read_tail, stored_keys, tail_key, user_of_tail_key
+from stream.stored import (
+    Change,
+    CorruptState,
+    Tail,
+    owed_since,
+    read_tail,
+    stored_keys,
+    tail_key,
+    user_of_tail_key,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -71,8 +80,8 @@ class StateStore(Protocol):
     def apply(self, changes: Iterable[Change], checkpoint: int) -> None:
         """Write changes and move the checkpoint, both or neither; raises CorruptState if the store is damaged."""
 
-    def scan(self) -> Iterator[tuple[str, bool]]:
-        """Every user, and whether a list is owed to them; raises CorruptState."""
+    def scan(self) -> Iterator[tuple[str, int]]:
+        """Every user, and since when (milliseconds) a list is owed to them, 0 where none is; raises CorruptState."""
 
     def tails(self, after: str | None, count: int) -> list[tuple[str, Tail]]:
         """The next so many users in the order of the store, after that one, and their tail records; CorruptState."""
@@ -178,7 +187,7 @@ class RocksStore:
         if forgotten:
             self._eraser.request()
 
-    def scan(self) -> Iterator[tuple[str, bool]]:
+    def scan(self) -> Iterator[tuple[str, int]]:
         options = ReadOptions()
         options.set_readahead_size(4 * _MIB)
         try:
@@ -186,7 +195,7 @@ class RocksStore:
                 user_id = user_of_tail_key(key)
                 if user_id is None:
                     return
-                yield user_id, read_tail(value).unserved > 0
+                yield user_id, owed_since(read_tail(value))
         except Exception as error:
             raise self._unreadable(error) from error
 

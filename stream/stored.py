@@ -102,6 +102,11 @@ def read_tail(value: bytes) -> Tail:
     return replace(tail, version=VERSION, last_ms=tail.timestamp_ms, nbytes=nbytes)
 
 
+def owed_since(tail: Tail) -> int:
+    """Since when a list is owed to the user, in milliseconds; 0 where none is."""
+    return max(tail.unserved_since_ms, 1) if tail.unserved else 0
+
+
 def read_profile(value: bytes | None, user_id: str) -> StoredProfile:
     """Decode a user's profile; raises CorruptState if it is missing, none, or of another version."""
     if value is None:

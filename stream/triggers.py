@@ -7,6 +7,7 @@ whichever comes first. However many events fall into that window, one list serve
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush, heapreplace
+from itertools import count
 from typing import Final
 
 from msgspec import Struct
@@ -47,7 +48,8 @@ class TriggerQueue:
     def __init__(self, rules: TriggerRules) -> None:
         self._rules = rules
         self._windows: dict[str, _Window] = {}
-        self._heap: list[tuple[float, str]] = []
+        self._heap: list[tuple[float, int, str]] = []  # of equal deadlines the first noted comes first
+        self._numbers = count()
         self._busy: set[str] = set()
 
     def __len__(self) -> int:
@@ -69,7 +71,7 @@ class TriggerQueue:
             self._queue(user_id, window)
 
     def owe(self, user_id: str) -> None:
-        """A list of this user was due before: it is due at once, and before all others."""
+        """A list of this user was due before: it is due at once, after those said so before and before all others."""
         window = self._windows[user_id] = _Window(float("-inf"), self._rules.min_events)
         self._queue(user_id, window)
 
@@ -77,7 +79,7 @@ class TriggerQueue:
         """When the next user is due; None while nobody waits."""
         heap, windows = self._heap, self._windows
         while heap:
-            at, user_id = heap[0]
+            at, number, user_id = heap[0]
             window = windows.get(user_id)
             if window is None or window.queued != at:
                 heappop(heap)
@@ -86,7 +88,7 @@ class TriggerQueue:
             if deadline <= at:
                 return at
             window.queued = deadline  # later events have put it off
-            heapreplace(heap, (deadline, user_id))
+            heapreplace(heap, (deadline, number, user_id))
         return None
 
     def take(self, now: float) -> str | None:
@@ -97,7 +99,7 @@ class TriggerQueue:
         deadline = self.next_deadline()
         if deadline is None or deadline > now:
             return None
-        _, user_id = heappop(self._heap)
+        _, _, user_id = heappop(self._heap)
         del self._windows[user_id]
         self._busy.add(user_id)
         return user_id
@@ -119,13 +121,15 @@ class TriggerQueue:
 
     def _queue(self, user_id: str, window: _Window) -> None:
         window.queued = self._deadline(window)
-        heappush(self._heap, (window.queued, user_id))
+        heappush(self._heap, (window.queued, next(self._numbers), user_id))
         if len(self._heap) > 2 * len(self._windows) + _STALE_ENTRIES:
             self._rebuild()
 
     def _rebuild(self) -> None:
         self._heap = [
-            (window.queued, user_id) for user_id, window in self._windows.items() if window.queued is not None
+            (window.queued, next(self._numbers), user_id)
+            for user_id, window in self._windows.items()
+            if window.queued is not None
         ]
         heapify(self._heap)
 

@@ -12,7 +12,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaConnectionError
 from changelogs import Changelog, ChangelogConsumer
-from partitions import TOPIC, likes, partition_settings, running
+from partitions import TOPIC, like, likes, partition_settings, record_of, running
 from records import eventually
 
 from mtgr.errors import InputError
@@ -288,6 +288,21 @@ async def test_a_failed_restore_stops_the_daemon(
     assert isinstance(failure, Fatal)
     assert message in str(failure)
     assert world.resumed == []
+
+
+async def test_lists_owed_from_before_are_made_oldest_first(world: World) -> None:
+    """After a restart those who have waited longest come first, whatever their names."""
+    partition = running()
+    order = ["m", "z", "a", "k"]
+    for offset, user in enumerate(order):
+        record = record_of(like(user, f"e{offset}"), offset, timestamp=1_000 + offset)
+        partition.fold([record], 0.0)
+    work = partition.take_work()
+    assert work is not None
+    world.changelogs[0] = _log(work.changes)
+    await world.assignment.on_partitions_assigned(tps(0))
+    await world.running()
+    assert [pending.request.user_id for pending in take_all(world.partitions[TP])] == order
 
 
 def spoil(partition: Partition) -> None:

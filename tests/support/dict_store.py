@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 from stream.sequences import UserState
-from stream.stored import Change, Tail, read_tail, stored_keys, tail_key, user_of_tail_key
+from stream.stored import Change, Tail, owed_since, read_tail, stored_keys, tail_key, user_of_tail_key
 
 
 class DictStore:
@@ -37,11 +37,11 @@ class DictStore:
                 self.values[key] = value
         self.checkpoint = checkpoint
 
-    def scan(self) -> Iterator[tuple[str, bool]]:
+    def scan(self) -> Iterator[tuple[str, int]]:
         for key, value in sorted(self.values.items()):
             user_id = user_of_tail_key(key)
             if user_id is not None:
-                yield user_id, read_tail(value).unserved > 0
+                yield user_id, owed_since(read_tail(value))
 
     def tails(self, after: str | None, count: int) -> list[tuple[str, Tail]]:
         users = (
