@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from mtgr.checkpoint import Checkpoint
 from mtgr.errors import EngineFailed
 from mtgr.requests import ListOutcome, ListRequest
@@ -16,6 +18,8 @@ from mtgr.serving.options import EngineOptions
 from mtgr.serving.session_batches import Batch, BatchPlanner
 from mtgr.serving.session_steps import NOTHING, decode_answer, encode_steps
 from mtgr.serving.sessions import SessionTable
+
+log = structlog.get_logger(__name__)
 
 RunSteps = Callable[[bytes], asyncio.Future[bytes]]
 """Sends steps to the engine at once; the future has its answer, or EngineFailed. The engine takes them in order."""
@@ -110,7 +114,11 @@ class SessionLists:
                 self._queue.popleft()  # given up before it was begun
             if not self._queue:
                 return
-            batch = self.planner.plan([one.request for one in self._queue])
+            try:
+                batch = self.planner.plan([one.request for one in self._queue])
+            except Exception as error:  # noqa: BLE001  whatever it is, somebody waits
+                self.fail(_as_failure(error))
+                return
             taken = [self._queue.popleft() for _ in range(batch.taken)]
             answer = self._run_steps(encode_steps(batch.steps)) if batch.steps else None
             task = asyncio.create_task(self._finish(batch, taken, answer))
@@ -134,14 +142,22 @@ class SessionLists:
             for one in taken:
                 _fail(one, failure)
             raise
-        except EngineFailed as error:
+        except Exception as error:  # noqa: BLE001  whatever it is, somebody waits
+            failure = _as_failure(error)
             for one in taken:
-                _fail(one, error)
-            self.fail(error)
+                _fail(one, failure)
+            self.fail(failure)
         else:
             for place, one in enumerate(taken):
                 if not one.outcome.done():
                     one.outcome.set_result(outcomes[place])
+
+
+def _as_failure(error: Exception) -> EngineFailed:
+    if isinstance(error, EngineFailed):
+        return error
+    log.error("lists_not_made", exc_info=error)
+    return EngineFailed(f"lists could not be made: {type(error).__name__}: {error}")
 
 
 def session_planner(

@@ -145,6 +145,9 @@ async def test_appended_events_come_from_the_cache(
         assert_same_lists(outcomes, reference.recommend(requests))
         assert isinstance(outcomes[0], ListResult)
         assert outcomes[0].cached_tokens == cached
+    stats = engine.cache_stats()
+    assert stats is not None
+    assert 0 < stats.sessions <= stats.used_blocks <= stats.blocks
 
 
 async def test_calls_that_overlap_get_their_own_lists(
