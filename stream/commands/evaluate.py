@@ -37,7 +37,12 @@ _DEFAULTS: Final = EvaluationOptions()
 
 @click.command()
 @click.option(
-    "--checkpoint", "directory", required=True, type=click.Path(path_type=Path), help="The model's directory."
+    "--checkpoint",
+    "directory",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIRECTORY",
+    help="Directory of the checkpoint.",
 )
 @click.option(
     "--events", "files", multiple=True, required=True, type=click.Path(path_type=Path), metavar="FILE",
@@ -103,10 +108,10 @@ _DEFAULTS: Final = EvaluationOptions()
     type=click.IntRange(min=0),
     default=_DEFAULTS.seed,
     show_default=True,
-    help="Of the bootstrap and the baselines.",
+    help="Seed of the bootstrap and the baselines.",
 )
 @click.option(
-    "--json", "out", type=click.Path(path_type=Path, dir_okay=False), metavar="OUT",
+    "--json", "out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
     help="Write all figures, with each user's ranks.",
 )  # fmt: skip
 def command(

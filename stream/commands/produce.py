@@ -61,7 +61,7 @@ _CONTENT_TYPES: Final[dict[str, ContentType]] = {"json": JSON, "msgpack": MESSAG
     "--mapping",
     multiple=True,
     metavar="FIELD=COLUMN,...",
-    help="Columns of a CSV log, such as user=userId,video=movieId,time=timestamp,rows_are=like.",
+    help="Columns of a table, such as user=userId,video=movieId,time=timestamp,rating=rating.",
 )
 @click.option("--skip-invalid", is_flag=True, help="Pass over what is no event, and count it.")
 @click.option(
@@ -88,8 +88,8 @@ def command(
 ) -> int:
     """Send the events of logs to the events topic, keyed by user, in time order, and videos to theirs.
 
-    FILE is JSON lines as on the wire, a KuaiRand log, or CSV with columns named by --mapping; any of them may
-    be compressed by gzip. - reads JSON lines from standard input. Ctrl-C stops after what has been begun.
+    FILE is an event log in any format that train reads: JSON lines as on the wire, a table (CSV, Parquet) or a log
+    of the field. - reads JSON lines from standard input. Ctrl-C stops after what has been begun.
     """
     if not files and videos is None:
         raise click.UsageError("name logs of events, or videos by --videos")

@@ -21,7 +21,12 @@ _DEVICES: Final = ("auto", "cpu", "cuda")
 
 @click.command()
 @click.option(
-    "--checkpoint", "source", required=True, type=click.Path(path_type=Path), help="The model's directory."
+    "--checkpoint",
+    "source",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIRECTORY",
+    help="Directory of the checkpoint.",
 )
 @click.option(
     "--method", required=True, type=click.Choice(get_args(Method)),
@@ -49,7 +54,7 @@ _DEVICES: Final = ("auto", "cpu", "cuda")
     help="Events of drawn users that awq is calibrated on.",
 )  # fmt: skip
 @click.option(
-    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the draw of these users."
+    "--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the draw of these users."
 )
 @click.option(
     "--device", default="auto", show_default=True, type=click.Choice(_DEVICES), help="Where awq searches."

@@ -29,7 +29,11 @@ _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 
 @click.command()
 @click.option(
-    "--checkpoint", required=True, type=click.Path(path_type=Path), help="Directory of the checkpoint."
+    "--checkpoint",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIRECTORY",
+    help="Directory of the checkpoint.",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
@@ -55,11 +59,13 @@ _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
     help="Most users of one step, over all daemons.",
 )
 @click.option(
-    "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"])
-)
+    "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"]),
+    help="What is logged, and all that weighs more.",
+)  # fmt: skip
 @click.option(
-    "--log-format", default="auto", show_default=True, type=click.Choice(["auto", "json", "console"])
-)
+    "--log-format", default="auto", show_default=True, type=click.Choice(["auto", "json", "console"]),
+    help="auto is readable on a terminal, and JSON lines elsewhere.",
+)  # fmt: skip
 def command(
     checkpoint: Path,
     host: str,

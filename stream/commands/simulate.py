@@ -24,14 +24,15 @@ _YEARS = range(1970, 2099)  # events of the year after still fit into their boun
 
 
 @click.command()
-@click.option("--users", default=_DEFAULT.users, show_default=True, help="Users.")
-@click.option("--videos", default=_DEFAULT.videos, show_default=True, help="Videos.")
+@click.option("--users", default=_DEFAULT.users, show_default=True, help="Users to simulate.")
+@click.option("--videos", default=_DEFAULT.videos, show_default=True, help="Videos they choose from.")
 @click.option("--events", default=_DEFAULT.events, show_default=True, help="Events to write.")
 @click.option("--seed", default=_DEFAULT.seed, show_default=True, help="Equal seeds give equal events.")
 @click.option(
     "--start",
     type=click.DateTime(),
-    help="Time of the first session, UTC.  [default: 2024-01-01]",
+    metavar="TIME",
+    help="Time of the first session, UTC, such as 2024-01-01T18:00:00.  [default: 2024-01-01]",
 )
 @click.option("--profiles", is_flag=True, help="Begin with what is known of each user.")
 @click.option(
@@ -42,6 +43,7 @@ _YEARS = range(1970, 2099)  # events of the year after still fit into their boun
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
     default=Path("-"),
     help="File of JSON lines, compressed if it ends in .gz; - is standard output.  [default: -]",
 )
@@ -87,7 +89,7 @@ def command(
                 batch.clear()
         file.write(encode(batch))
     seconds = perf_counter() - begun
-    click.echo(f"{events} events in {seconds:.1f} s, {events / seconds:.0f} events/s", err=True)
+    click.echo(f"{events:,} events in {seconds:.1f} s, {events / seconds:,.0f} events/s", err=True)
 
 
 @contextmanager

@@ -58,7 +58,7 @@ def inspect(settings: Settings, user: str) -> int:
 
 @command.command()
 @settings_options
-@click.option("--user", help="This user alone.")
+@click.option("--user", metavar="ID", help="This user alone.")
 def export(settings: Settings, user: str | None) -> int:
     """Write users' states to standard output, one JSON object a line.
 
@@ -79,7 +79,7 @@ def export(settings: Settings, user: str | None) -> int:
     return 0
 
 
-@command.command("import")
+@command.command("import", short_help="Write exported users to a changelog.")
 @settings_options
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def import_(settings: Settings, file: Path) -> int:
@@ -93,7 +93,7 @@ def import_(settings: Settings, file: Path) -> int:
     return 0
 
 
-@command.command()
+@command.command(short_help="Have everything that is kept of a user deleted.")
 @settings_options
 @click.argument("user")
 @click.option(

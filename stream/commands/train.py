@@ -47,7 +47,7 @@ class _Stopped(click.ClickException):
 @click.option(
     "--events", "files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
     help="An event log: JSON lines as on the wire, a table (CSV, Parquet) or a log of the field; more files by "
-    "more --events.",
+    "more --events, or as FILE.",
 )  # fmt: skip
 @click.argument("more_files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
 @click.option(
@@ -78,10 +78,10 @@ class _Stopped(click.ClickException):
 @click.option("--user-categories", callback=names, metavar="NAME,...", help="Texts the model takes of them.")
 @click.option("--user-numbers", callback=names, metavar="NAME,...", help="Numbers the model takes of them.")
 @click.option(
-    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="The checkpoint's directory."
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Directory of the checkpoint."
 )  # fmt: skip
 @click.option(
-    "--run", "run_directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    "--run", "run_directory", type=click.Path(path_type=Path, file_okay=False), metavar="DIRECTORY",
     help="Where metrics.jsonl goes, and what --resume needs.  [default: OUT.training]",
 )  # fmt: skip
 @click.option(
@@ -147,8 +147,12 @@ class _Stopped(click.ClickException):
     "--half-life-days", type=FiniteFloatRange(min=0, min_open=True), metavar="DAYS",
     help="Let targets count half as much for each such time before the end.",
 )  # fmt: skip
-@click.option("--dropout", type=FiniteFloatRange(min=0, max=1, max_open=True), metavar="SHARE")
-@click.option("--weight-decay", type=FiniteFloatRange(min=0), metavar="RATE")
+@click.option("--dropout", type=FiniteFloatRange(min=0, max=1, max_open=True), metavar="SHARE",
+    help="Share of the numbers between layers that a step leaves out.  [default: the preset's]",
+)  # fmt: skip
+@click.option("--weight-decay", type=FiniteFloatRange(min=0), metavar="RATE",
+    help="How fast weights shrink beside what they learn.  [default: the preset's]",
+)  # fmt: skip
 @click.option(
     "--average-decay", type=FiniteFloatRange(min=0, max=1, min_open=True, max_open=True), metavar="DECAY",
     help="Validate and keep a moving average of the weights, such as one with the decay 0.999.",
@@ -157,8 +161,16 @@ class _Stopped(click.ClickException):
     "--option", "others", multiple=True, callback=assignments, metavar="KEY=VALUE",
     help="Any other training option, such as schedule=cosine or cold_share=0.1.",
 )  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), help=f"[default: {_DEFAULTS.seed}]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help=f"[default: {_DEFAULTS.device}]")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    help=f"Seed of first weights, batches and negatives.  [default: {_DEFAULTS.seed}]",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    help=f"Where to train.  [default: {_DEFAULTS.device}]",
+)
 @click.option(
     "--precision", type=click.Choice(["auto", "float32", "bfloat16"]),
     help="What the layers are computed in; auto is bfloat16 on CUDA.  [default: auto]",
