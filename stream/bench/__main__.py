@@ -36,7 +36,8 @@ _PARTS = ("engine", "fold", "lists", "memory", "restart", "rivals", "state")
 @click.command()
 @click.argument("parts", nargs=-1, type=click.Choice(_PARTS))
 @click.option("--repeats", default=3, show_default=True, help="Runs of each row; the medians are shown.")
-@click.option("--events", default=400_000, show_default=True, help="Events of a fold or rivals run.")
+@click.option("--events", default=400_000, show_default=True, help="Events of a fold run.")
+@click.option("--rival-events", default=800_000, show_default=True, help="Events of a rivals run.")
 @click.option("--users", default=1_000, show_default=True, help="Users of a lists or restart run.")
 @click.option(
     "--seconds", default=15.0, show_default=True, help="Measured time of a lists or restart run, each phase."
@@ -53,6 +54,7 @@ def main(
     parts: tuple[str, ...],
     repeats: int,
     events: int,
+    rival_events: int,
     users: int,
     seconds: float,
     state_users: int,
@@ -97,7 +99,7 @@ def main(
                     bench,
                     checkpoint,
                     repeats=repeats,
-                    events=events,
+                    events=rival_events,
                     out=work / "bench" / "rivals.jsonl",
                 )
                 console.print(
@@ -105,7 +107,9 @@ def main(
                 )
                 console.print(comparison.verdict(runs))
                 if write:
-                    write_section(RELIABILITY, "rivals", comparison.section(runs, circumstances(), events))
+                    write_section(
+                        RELIABILITY, "rivals", comparison.section(runs, circumstances(), rival_events)
+                    )
             if "lists" in wanted:
                 console.print(_lists_table(bench, checkpoint, repeats, users, seconds))
             if "restart" in wanted:

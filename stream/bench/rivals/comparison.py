@@ -36,8 +36,7 @@ from stream.tools.partitioning import partition_of
 
 COLUMNS: Final = ("system", "delivery", "commit every", "events/s", "events/s of CPU", "each run, events/s")
 AIM: Final = 4.0
-# So few that histories are long for most of a run, as they are in a service that has run for a day. Over a user's first
-# events a processor that writes the whole history with each of them is half as fast again.
+# so few that histories are long for most of a run, as they are in a service that has run for a day
 USERS: Final = 5_000
 
 _OURS: Final = "mtgr-stream"

@@ -78,7 +78,7 @@ class Rival(Struct, frozen=True):
 
 
 def _quix(title: str, delivery: str, commits: str, **options: object) -> Rival:
-    return Rival(title, "quix", "quixstreams", delivery, commits, 40.0, options)
+    return Rival(title, "quix", "quixstreams", delivery, commits, 15.0, options)
 
 
 def _faust(title: str, commits: str, **options: object) -> Rival:
