@@ -28,6 +28,7 @@ from stream.observability import configure_logging
 from stream.settings import LogSettings
 from stream.tools.engine_options import engine_options
 from stream.tools.evaluation_table import accuracy_table, difference_lines, head_table, list_table
+from stream.tools.event_log_options import mapping_option, skip_invalid_option
 from stream.tools.event_logs import read_log
 from stream.tools.training_arguments import moment
 
@@ -49,11 +50,8 @@ _DEFAULTS: Final = EvaluationOptions()
     help="An event log, in any format that train reads; more files by more --events.",
 )  # fmt: skip
 @click.argument("more_files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
-@click.option(
-    "--mapping", multiple=True, metavar="FIELD=COLUMN,...",
-    help="Columns of a table, such as user=userId,video=movieId,time=timestamp,rating=rating.",
-)  # fmt: skip
-@click.option("--skip-invalid", is_flag=True, help="Pass over what is no event, and count it.")
+@mapping_option
+@skip_invalid_option
 @click.option(
     "--videos", type=click.Path(path_type=Path), metavar="FILE",
     help="Attributes of videos; those that the model was not trained with join its catalog.",

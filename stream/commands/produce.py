@@ -28,6 +28,7 @@ from stream.kafka import quieten
 from stream.numbers import FiniteFloatRange
 from stream.observability import configure_logging
 from stream.settings import Settings, settings_options
+from stream.tools.event_log_options import mapping_option, skip_invalid_option
 from stream.tools.pacing import LogPace, Pace, RatePace, Unpaced
 from stream.tools.producer import EventProducer, SendFailed, Sent
 from stream.tools.resumption import Position
@@ -57,13 +58,8 @@ _CONTENT_TYPES: Final[dict[str, ContentType]] = {"json": JSON, "msgpack": MESSAG
     help="With --log-speed: so many times as fast.  [default: 1]",
 )
 @click.option("--limit", type=click.IntRange(min=0), help="Stop after so many events.")
-@click.option(
-    "--mapping",
-    multiple=True,
-    metavar="FIELD=COLUMN,...",
-    help="Columns of a table, such as user=userId,video=movieId,time=timestamp,rating=rating.",
-)
-@click.option("--skip-invalid", is_flag=True, help="Pass over what is no event, and count it.")
+@mapping_option
+@skip_invalid_option
 @click.option(
     "--format", "encoding", type=click.Choice(list(_CONTENT_TYPES)), default="json", show_default=True,
     help="How events are written.",

@@ -13,6 +13,7 @@ from mtgr.quantization.run import CALIBRATION_TOKENS, quantize_checkpoint
 from mtgr.quantization.scheme import Method
 from mtgr.training.trainer import choose_device
 from stream.consoles import counting_bar
+from stream.tools.event_log_options import mapping_option, skip_invalid_option
 from stream.tools.event_logs import read_log
 
 _MIB: Final = 1 << 20
@@ -40,11 +41,8 @@ _DEVICES: Final = ("auto", "cpu", "cuda")
     "--events", "files", multiple=True, type=click.Path(path_type=Path), metavar="FILE",
     help="An event log to calibrate awq on, in any format that train reads; more files by more --events.",
 )  # fmt: skip
-@click.option(
-    "--mapping", multiple=True, metavar="FIELD=COLUMN,...",
-    help="Columns of a table, such as user=userId,video=movieId,time=timestamp,rating=rating.",
-)  # fmt: skip
-@click.option("--skip-invalid", is_flag=True, help="Pass over what is no event, and count it.")
+@mapping_option
+@skip_invalid_option
 @click.option(
     "--users", type=click.Path(path_type=Path), metavar="FILE",
     help="Attributes of users; a profile in the log replaces them.",

@@ -25,6 +25,7 @@ from mtgr.training.options import TrainingOptions
 from mtgr.training.run import RunDirectory
 from mtgr.training.trainer import TrainingInputs, choose_device, train
 from stream.numbers import FiniteFloatRange
+from stream.tools.event_log_options import mapping_option, skip_invalid_option
 from stream.tools.training_arguments import Negatives, assignments, feedback_weights, moment, names
 from stream.tools.training_inputs import (
     events_of,
@@ -60,11 +61,8 @@ class _Stopped(click.ClickException):
     "--config", "settings_file", type=click.Path(path_type=Path), metavar="FILE",
     help="With --topic: the daemon's settings, of which [kafka] counts.",
 )  # fmt: skip
-@click.option(
-    "--mapping", multiple=True, metavar="FIELD=COLUMN,...",
-    help="Columns of a table, such as user=userId,video=movieId,time=timestamp,rating=rating.",
-)  # fmt: skip
-@click.option("--skip-invalid", is_flag=True, help="Pass over what is no event, and count it.")
+@mapping_option
+@skip_invalid_option
 @click.option(
     "--videos", type=click.Path(path_type=Path), metavar="FILE",
     help="Attributes of videos, which are in the catalog then, watched or not: CSV, Parquet or JSON.",
