@@ -44,6 +44,9 @@ async def test_events_become_lists_on_vllm_and_an_engine_that_dies_is_replaced(
         await running.ready()
     outcome = await all_served(servers, topics)
     await all_committed(servers, topics)
+    metrics = running.metrics()
+    assert 0 < metrics["mtgr_session_cache_sessions"] <= metrics["mtgr_session_cache_blocks_in_use"]
+    assert metrics["mtgr_session_cache_blocks_in_use"] <= metrics["mtgr_session_cache_blocks"]
     await running.drain()
     outcome.check_order()
     outcome.check_lists(reference)
