@@ -205,10 +205,10 @@ class Daemon:
         making = asyncio.create_task(dispatcher.run(), name="dispatcher")
         committing = asyncio.create_task(committer.run(), name="committer")
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
-        serving = {making, committing}
+        serving = {making}
         if table is not None:
             serving.add(asyncio.create_task(table.run(), name="videos"))
-        working = {reading, asyncio.ensure_future(assignment.failure), *serving}
+        working = {reading, committing, asyncio.ensure_future(assignment.failure), *serving}
         try:
             await _first(working | {stopping})
             # told to stop: no event is read from here on, but lists are still made and committed
@@ -226,13 +226,14 @@ class Daemon:
             finally:
                 await _cancel(draining, *serving)
             try:
+                # behind the cycle under way: one that was cancelled would be done again, dead letters and all
                 async with asyncio.timeout(_LAST_COMMIT_SECONDS):
                     await committer.commit(self._partitions.values())
             except TimeoutError:
                 log.warning("last_commit_timed_out")
             log.info("drained", seconds=round(time.monotonic() - started, 2))
         finally:
-            await _cancel(reading, *serving, stopping)
+            await _cancel(reading, committing, *serving, stopping)
 
     async def _unless_stopped(self, step: Coroutine[Any, Any, Any]) -> Any:
         """The result of a step of the start, which a stop interrupts; raises _Stopped then."""

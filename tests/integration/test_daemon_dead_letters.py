@@ -25,6 +25,7 @@ from records import (
 from mtgr.reference import ReferenceRecommender
 from schemas.codecs import JSON, MESSAGEPACK, ContentType, encode_event
 from schemas.dead_letters import DeadLetter, original_headers
+from stream import changelog
 from stream.errors import Fatal
 
 _GOOD = watch("u1", "good")
@@ -132,6 +133,26 @@ async def test_bad_records_are_kept_whole_in_order_and_the_rest_goes_on(
         assert "\n" not in letter.message
         _check_kept(record, source)
         assert source.value == bad.value
+
+
+async def test_a_stop_in_the_middle_of_a_commit_repeats_no_dead_letter(
+    deployment: Deployment, reference: ReferenceRecommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that is told to stop while it commits ends what it has begun, rather than to do it once more."""
+    servers, topics = deployment.servers, deployment.names
+    append = changelog.append
+
+    async def slowly(*arguments: Any) -> int:
+        await asyncio.sleep(1)
+        return await append(*arguments)
+
+    monkeypatch.setattr(changelog, "append", slowly)
+    events = all_outgoing(EventMaker(seed=9, users=["ada"]).take(3))
+    async with inside(deployment, generator=Script(reference).make):
+        await produce(servers, topics.events, [*events, events[0]._replace(value=b"{")])
+        await _dead(servers, topics, 1)  # in the topic, while the states of its cycle are not
+    assert len(await read_to_end(servers, topics.dead_letters)) == 1
+    await all_committed(servers, topics)
 
 
 async def test_dead_record_without_key_and_value_is_kept(deployment: Deployment) -> None:
