@@ -37,7 +37,8 @@ from stream.source import Source, events_consumer, lone_consumer, read_record
 from stream.state import RocksMemory
 from stream.supervision import COMPONENT as GENERATOR
 from stream.supervision import SupervisedGenerator
-from stream.topics import TopicReport, ensure_topics
+from stream.topic_reports import TopicReport
+from stream.topics import ensure_topics
 from stream.triggers import TriggerRules
 from stream.videos import COMPONENT as VIDEOS
 from stream.videos import VideoTable

@@ -1,131 +1,28 @@
-"""The topics: what they should be, what they are, and creating those that are missing."""
+"""The topics in Kafka: reviewing what they are, creating those that are missing, and asking about them."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError, for_code
-from msgspec import Struct
 from msgspec.structs import replace
 from tenacity import AsyncRetrying, retry_if_exception, retry_if_result, stop_after_delay, wait_fixed
 
 from mtgr.errors import InputError
-from schemas.attributes import MAX_ATTRIBUTE_CHARACTERS, MAX_ATTRIBUTE_VALUES, MAX_ATTRIBUTES
-from schemas.bounds import MAX_ID_CHARACTERS
 from stream.kafka import KafkaUnreachable, client_options, connected, is_connection_error
-from stream.outgoing import BATCH_BYTES
 from stream.permissions import daemon_permissions, require_permissions
 from stream.refusals import user_of
 from stream.settings import KafkaSettings, Settings
+from stream.topic_reports import FoundTopic, TopicReport, report_on
+from stream.wanted_topics import Topic, wanted_topics
 
-Role = Literal["events", "lists", "dead_letters", "changelog", "videos"]
 T = TypeVar("T")
-Outcome = Literal["ready", "created", "missing", "wrong"]
-
-_DAY_MS: Final = 86_400_000
 _SHOWN_CONFIGS: Final = ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")
-_DURABLE_REPLICATION: Final = 3
-# Kafka refuses records whose time is more than an hour ahead: a daemon's clock may be wrong, so it is not asked.
-_BROKERS_CLOCK: Final = {"message.timestamp.type": "LogAppendTime"}
-_VIDEO_BYTES: Final = 80  # of a recommended video beside its id
-_RECORD_BYTES: Final = 8_192  # of a record beside what it is mostly made of: ids, times, headers
-_LONGEST_PROFILE: Final = MAX_ATTRIBUTES * 4 * (64 + MAX_ATTRIBUTE_VALUES * (MAX_ATTRIBUTE_CHARACTERS + 2))
 _POLL_SECONDS: Final = 0.1
-
-
-class Topic(Struct, frozen=True, kw_only=True):
-    """What one topic should be. `configs` are given to Kafka when the topic is created.
-
-    batch_bytes: the longest batch of records that the daemon may write to it, 0 where it writes none.
-    """
-
-    role: Role
-    name: str
-    partitions: int
-    replication_factor: int
-    configs: dict[str, str]
-    batch_bytes: int = 0
-
-
-class TopicReport(Struct, frozen=True, kw_only=True):
-    """What one topic is: its shape and settings in Kafka, and what is wrong with them, one line each.
-
-    partitions and replication_factor are 0, and configs empty, where the topic is missing.
-    """
-
-    topic: Topic
-    outcome: Outcome
-    partitions: int = 0
-    replication_factor: int = 0
-    configs: dict[str, str] = {}
-    problems: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-class _Found(Struct, frozen=True):
-    partitions: int
-    replication_factor: int
-
-
-def wanted_topics(settings: Settings) -> list[Topic]:
-    """The topics of a daemon with these settings; the changelog has the events' partitions, one to one.
-
-    That of the videos is among them only where it is named.
-    """
-    topics = settings.topics
-    durable = {}
-    if topics.replication_factor >= _DURABLE_REPLICATION:
-        durable = {"min.insync.replicas": str(topics.replication_factor // 2 + 1)}
-    # a dead letter is the record that died and its headers beside it: longer than the longest event
-    dead = {"cleanup.policy": "delete", "retention.ms": str(30 * _DAY_MS), "max.message.bytes": str(2 << 20)}
-    # Small segments, because only closed ones are compacted, and a restore reads what is not compacted.
-    changelog = {
-        "cleanup.policy": "compact",
-        **_BROKERS_CLOCK,
-        "segment.bytes": str(64 << 20),
-        "segment.ms": str(_DAY_MS),
-        "min.cleanable.dirty.ratio": "0.2",
-        # what was forgotten is gone from the log, whatever else is written to it, two days later
-        "max.compaction.lag.ms": str(_DAY_MS),
-        "delete.retention.ms": str(_DAY_MS),
-    }
-    by_role: dict[Role, tuple[str, dict[str, str]]] = {
-        "events": (topics.events, {"cleanup.policy": "delete"}),
-        "lists": (topics.lists, {"cleanup.policy": "delete", **_BROKERS_CLOCK}),
-        "dead_letters": (topics.dead_letters, dead),
-        "changelog": (settings.changelog_topic, changelog),
-    }
-    if topics.videos is not None:
-        by_role["videos"] = (topics.videos, {"cleanup.policy": "compact"})
-    return [
-        Topic(
-            role=role,
-            name=name,
-            partitions=topics.partitions,
-            replication_factor=topics.replication_factor,
-            configs=configs | durable,
-            batch_bytes=_batch_bytes(role, settings),
-        )
-        for role, (name, configs) in by_role.items()
-    ]
-
-
-def _batch_bytes(role: Role, settings: Settings) -> int:
-    match role:
-        case "lists":  # six bytes for a character that JSON escapes
-            a_video = 6 * MAX_ID_CHARACTERS + _VIDEO_BYTES
-            return max(BATCH_BYTES, settings.generator.list_length * a_video + _RECORD_BYTES)
-        case "changelog":
-            profile = min(settings.stream.max_event_bytes, _LONGEST_PROFILE)
-            return max(BATCH_BYTES, profile + _RECORD_BYTES)
-        case "dead_letters":  # a longer record is cut down to what the topic takes
-            return BATCH_BYTES
-        case _:
-            return 0
 
 
 async def ensure_topics(settings: Settings) -> list[TopicReport]:
@@ -245,13 +142,13 @@ def _has_missing(reports: Sequence[TopicReport]) -> bool:
 async def _review(admin: AIOKafkaAdminClient, wanted: Sequence[Topic]) -> list[TopicReport]:
     found = await _describe(admin)
     configs = await _configs(admin, [topic.name for topic in wanted if topic.name in found])
-    return [_report(topic, found.get(topic.name), configs.get(topic.name, {})) for topic in wanted]
+    return [report_on(topic, found.get(topic.name), configs.get(topic.name, {})) for topic in wanted]
 
 
-async def _describe(admin: AIOKafkaAdminClient) -> dict[str, _Found]:
+async def _describe(admin: AIOKafkaAdminClient) -> dict[str, FoundTopic]:
     # of all topics, because asking for one by name may create it
     return {
-        entry["topic"]: _Found(
+        entry["topic"]: FoundTopic(
             len(entry["partitions"]),
             min(len(partition["replicas"]) for partition in entry["partitions"]),
         )
@@ -298,71 +195,3 @@ async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str
                 raise InputError(f"topic {name}: its settings cannot be read: {message or error.description}")
             configs[name] = {entry[0]: entry[1] for entry in entries}
     return configs
-
-
-def _report(topic: Topic, found: _Found | None, configs: Mapping[str, str]) -> TopicReport:
-    if found is None:
-        noun = topic.role.replace("_", " ")
-        problem = f"topic {topic.name} ({noun}) is missing: create it by mtgr-stream topics"
-        return TopicReport(topic=topic, outcome="missing", problems=(problem,))
-    problems = [
-        *_partition_problems(topic, found),
-        *_cleanup_problems(topic, configs["cleanup.policy"]),
-        *_size_problems(topic, int(configs["max.message.bytes"])),
-    ]
-    notes = []
-    if found.replication_factor < topic.replication_factor:
-        notes.append(
-            f"topic {topic.name} has replication factor {found.replication_factor} where "
-            f"topics.replication_factor is {topic.replication_factor}"
-        )
-    return TopicReport(
-        topic=topic,
-        outcome="wrong" if problems else "ready",
-        partitions=found.partitions,
-        replication_factor=found.replication_factor,
-        configs=dict(configs),
-        problems=tuple(problems),
-        notes=tuple(notes),
-    )
-
-
-def _partition_problems(topic: Topic, found: _Found) -> list[str]:
-    # the others may have any number: nothing else is counted by theirs
-    if topic.role not in ("events", "changelog") or found.partitions == topic.partitions:
-        return []
-    has = (
-        f"topic {topic.name} has {found.partitions} partitions where topics.partitions is {topic.partitions}"
-    )
-    if topic.role == "events":
-        return [f"{has}: set topics.partitions = {found.partitions}, or name another topics.events"]
-    return [
-        f"{has}, and a changelog must have those of the events topic: name another topics.changelog, or "
-        f"delete this one and what state was kept in it"
-    ]
-
-
-def _size_problems(topic: Topic, most: int) -> list[str]:
-    if most >= topic.batch_bytes:
-        return []
-    return [
-        f"topic {topic.name} has max.message.bytes = {most} where the daemon may write {topic.batch_bytes} bytes at "
-        f"once: set it to {topic.batch_bytes} or more"
-    ]
-
-
-def _cleanup_problems(topic: Topic, policy: str) -> list[str]:
-    policies = {part.strip() for part in policy.split(",")}
-    has = f"topic {topic.name} has cleanup.policy = {policy}"
-    match topic.role:
-        case "changelog" if policies != {"compact"}:
-            return [f"{has} where a changelog must have compact, or the state of silent users is lost"]
-        case "videos" if policies != {"compact"}:
-            return [
-                f"{has} where videos must have compact, or a daemon that starts later knows fewer of them"
-            ]
-        case "events" | "dead_letters" if "compact" in policies:
-            noun = "events" if topic.role == "events" else "dead letters"
-            return [f"{has} where {noun} must have delete: compaction keeps only the last of each user"]
-        case _:
-            return []

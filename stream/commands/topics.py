@@ -12,7 +12,8 @@ from stream.consoles import table_console
 from stream.kafka import quieten
 from stream.observability import configure_logging
 from stream.settings import Settings, settings_options
-from stream.topics import TopicReport, review_topics
+from stream.topic_reports import TopicReport
+from stream.topics import review_topics
 
 _STYLES = {"ready": "green", "created": "bold green", "missing": "yellow", "wrong": "bold red"}
 _DAY_MS = 86_400_000

@@ -31,7 +31,8 @@ from stream.tools.list_feed import ListFeed
 from stream.tools.pacing import Pace, RatePace, Unpaced
 from stream.tools.producer import EventProducer, Sent
 from stream.tools.video_producer import send_videos
-from stream.topics import ensure_topics, wanted_topics
+from stream.topics import ensure_topics
+from stream.wanted_topics import wanted_topics
 
 _READY_SECONDS: Final = 180.0
 _CATCH_UP_SECONDS: Final = 180.0

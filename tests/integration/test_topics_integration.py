@@ -11,7 +11,8 @@ from mtgr.errors import InputError
 from schemas.codecs import encode_list
 from schemas.lists import ModelVersion, RecommendationList, RecommendedVideo, TriggerEvent
 from stream.outgoing import BATCH_BYTES, REQUEST_BYTES
-from stream.topics import ensure_topics, partition_count, review_topics, wanted_topics
+from stream.topics import ensure_topics, partition_count, review_topics
+from stream.wanted_topics import wanted_topics
 
 pytestmark = pytest.mark.broker
 

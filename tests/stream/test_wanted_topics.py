@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from stream.settings import KafkaSettings, Settings, TopicSettings
-from stream.topics import wanted_topics
+from stream.wanted_topics import wanted_topics
 
 
 def test_the_changelog_is_compacted_and_partitioned_like_the_events() -> None:
