@@ -35,7 +35,8 @@ async def test_commit_that_the_drain_meets_half_way_is_not_lost(
         return end
 
     async with inside(deployment) as running:
-        await produce(servers, topics.events, all_outgoing(EventMaker(seed=1, users=names("u", 5)).each()))
+        first = EventMaker(seed=1, users=names("u", 5)).each()
+        await produce(servers, topics.events, all_outgoing(first))
         await all_served(servers, topics)
         await all_committed(servers, topics)
         monkeypatch.setattr(changelog, "append", slow)
@@ -43,6 +44,13 @@ async def test_commit_that_the_drain_meets_half_way_is_not_lost(
         await produce(servers, topics.events, all_outgoing(events))
         await asyncio.wait_for(waiting.wait(), DEADLINE_SECONDS)
         monkeypatch.setattr(changelog, "append", append)
+        kinds = ("watch", "like", "favorite", "share")
+        await running.until(
+            lambda: (
+                sum(running.metric("events_total", type=kind) for kind in kinds) == len(first) + len(events)
+            ),
+            "every event read",
+        )
         await running.drain()
     outcome = await all_served(servers, topics)
     await all_committed(servers, topics)
@@ -146,7 +154,11 @@ async def test_second_signal_exits_at_once(deployment: Deployment, engine: Scrip
     servers, topics = deployment.servers, deployment.names
     engine.gate.clear()
     running = await deployment.start(
-        changes={"kafka.rebalance_timeout_ms": 600_000, "stream.drain_deadline_seconds": 600}
+        changes={
+            "kafka.rebalance_timeout_ms": 600_000,
+            "kafka.max_poll_interval_ms": 600_000,
+            "stream.drain_deadline_seconds": 600,
+        }
     ).ready()
     await produce(servers, topics.events, all_outgoing(EventMaker(seed=6, users=names("u", 10)).take(50)))
     await eventually(lambda: bool(engine.batches), "a batch at the engine")
