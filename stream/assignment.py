@@ -214,6 +214,10 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
             partition.phase = Phase.CLOSED
             self._metrics.remove_partition(partition.tp.topic, partition.tp.partition)
             self._health.remove(_component(partition.tp))
+        # to its end, whoever waits for it: files that stay open are locked for the next owner, this daemon too
+        await asyncio.shield(self._close_files(closing))
+
+    async def _close_files(self, closing: Sequence[Partition]) -> None:
         closed = await asyncio.gather(
             *(asyncio.to_thread(partition.close) for partition in closing), return_exceptions=True
         )

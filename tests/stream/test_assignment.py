@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -518,3 +519,26 @@ async def test_a_store_that_opens_too_late_is_closed_again(
     await world.running()
     assert world.partitions[TP].phase is Phase.RUNNING
     assert len(opened) == 2
+
+
+async def test_a_partition_taken_away_while_it_is_closed_is_closed_all_the_same(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A partition that was given up, and is revoked before a thread has come to close its files, comes back."""
+    monkeypatch.setattr(assigning, "_LOCK_PATIENCE_SECONDS", 3.0)
+    await world.assignment.on_partitions_assigned(tps(0))
+    await world.running()
+    given_up = world.partitions[TP]
+    given_up.lose()
+    busy = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        asyncio.get_running_loop().set_default_executor(threads)
+        threads.submit(busy.wait, 20)
+        world.assignment.regain(given_up)
+        await eventually(lambda: TP not in world.partitions, "the close that waits for a thread")
+        await world.assignment.on_partitions_revoked(tps(0))
+        busy.set()
+        await world.assignment.on_partitions_assigned(tps(0))
+        await world.running()
+        await world.assignment.close_all()
+    assert not world.assignment.failure.done()
