@@ -157,10 +157,9 @@ class UserState:
         unsealed = len(records) % _BLOCK_BYTES
         if unsealed == 0:
             self._seal()
+        # capacity is in whole blocks: it is passed by the first event of a block alone
         elif unsealed == RECORD_BYTES and len(records) > capacity(max_events) * RECORD_BYTES:
-            self.cut(
-                max_events
-            )  # capacity is in whole blocks: it is passed by the first event of a block alone
+            self.cut(max_events)
         return True
 
     def fold_profile(self, event: Profile, arrived_ms: int) -> bool:

@@ -16,7 +16,11 @@ RELIABILITY: Final = Path("docs/reliability.md")
 
 def write_section(page: Path, name: str, text: str) -> None:
     """Put a text where the page has the marks of this name; raises InputError where it has none."""
-    begin, end = f"<!-- {name}: written by make bench -->\n", f"<!-- /{name} -->\n"
+    replace_between(page, name, f"<!-- {name}: written by make bench -->\n", f"<!-- /{name} -->\n", text)
+
+
+def replace_between(page: Path, name: str, begin: str, end: str, text: str) -> None:
+    """Put a text between two marks of a page; raises InputError, with what the text is, where they are not there."""
     before, found, rest = page.read_text().partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:

@@ -58,7 +58,7 @@ class MavenBroker:
         directory.mkdir(parents=True, exist_ok=True)
         properties |= {"log.dirs": f"{directory}/data", **(changes or {})}
         self._properties.write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
-        self._format(format_options)
+        format_storage(self._java, self._properties, format_options)
         self._process = self._start()
 
     @property
@@ -91,17 +91,6 @@ class MavenBroker:
         """What the broker has logged since it was last started."""
         return self._process.output()
 
-    def _format(self, options: Sequence[str]) -> None:
-        tool = ["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._properties), *options]
-        done = subprocess.run(
-            [*self._java, "-Xmx128m", *JVM_OPTIONS.split(), *tool],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise ChildFailed(f"Kafka's storage could not be formatted:\n{done.stdout}{done.stderr}")
-
     def _start(self) -> Child:
         options = [*HEAP_OPTIONS.split(), *JVM_OPTIONS.split()]
         process = Child(
@@ -116,6 +105,22 @@ class MavenBroker:
             process.kill()
             raise
         return process
+
+
+def format_storage(java: Sequence[str], properties: Path, options: Sequence[str] = ()) -> None:
+    """Format a broker's storage by Kafka's StorageTool; `java` is the program with its class path.
+
+    Raises ChildFailed with what the tool says.
+    """
+    tool = ["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties), *options]
+    done = subprocess.run(
+        [*java, "-Xmx128m", *JVM_OPTIONS.split(), *tool],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise ChildFailed(f"Kafka's storage could not be formatted:\n{done.stdout}{done.stderr}")
 
 
 def find_java() -> str:

@@ -14,6 +14,7 @@ from checker import Kind
 from observing import quantile
 
 from mtgr.bench.machine import machine
+from stream.bench.page import replace_between
 
 BEGIN = "<!-- begin of what make chaos writes -->"
 END = "<!-- end of what make chaos writes -->"
@@ -50,11 +51,7 @@ def write_section(outcomes: Sequence[Outcome], document: Path | None) -> str:
     """The runs as Markdown; it takes the place of the last one in a document, between two comments."""
     text = "\n".join(_lines(outcomes))
     if document is not None:
-        page = document.read_text()
-        before, begin, rest = page.partition(BEGIN)
-        _, end, after = rest.partition(END)
-        assert begin + end == BEGIN + END, f"{document} has no place for this section"
-        document.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+        replace_between(document, "chaos", f"{BEGIN}\n", END, text)
     return text
 
 

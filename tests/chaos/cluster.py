@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-import subprocess
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,9 +17,9 @@ from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Int8, Int16, Int32, Schema, String
 
 from stream.demo import maven_broker
-from stream.demo.broker import CLUSTER_ID, JVM_OPTIONS, broker_properties, free_port, wait_until_started
-from stream.demo.maven_broker import find_java, kafka_jars
-from stream.demo.processes import Child, ChildFailed
+from stream.demo.broker import JVM_OPTIONS, broker_properties, free_port, wait_until_started
+from stream.demo.maven_broker import find_java, format_storage, kafka_jars
+from stream.demo.processes import Child
 
 BROKERS = (1, 2, 3)
 DIRECT = "DIRECT"
@@ -148,16 +147,7 @@ class Cluster:
 
     def _format(self) -> None:
         """Format one broker's storage by Kafka's tool and the others' alike: a JVM for each would take seconds."""
-        first = self._home(BROKERS[0]) / "server.properties"
-        tool = ["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(first)]
-        done = subprocess.run(
-            [*self._java, "-Xmx128m", *JVM_OPTIONS.split(), *tool],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise ChildFailed(f"Kafka's storage could not be formatted:\n{done.stdout}{done.stderr}")
+        format_storage(self._java, self._home(BROKERS[0]) / "server.properties")
         for broker in BROKERS[1:]:
             shutil.copytree(self.data(BROKERS[0]), self.data(broker))
             meta = self.data(broker) / "meta.properties"
