@@ -7,32 +7,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import IllegalStateError, KafkaError
+from aiokafka.errors import IllegalStateError
 from msgspec.structs import replace
 
-from mtgr.errors import InputError
-from stream import changelog
 from stream.commits import CommitCycle, PartitionsLost
 from stream.committer import Committer
 from stream.errors import Fatal
-from stream.kafka import is_connection_error, stop
 from stream.observability import Health, Metrics
 from stream.partition import Partition, PartitionSettings, Phase
-from stream.restore_progress import RestoreProgress
-from stream.state import RocksMemory, RocksStore, StateInUse
+from stream.restore import Restorer, component
 from stream.stored import CorruptState
 
 log = structlog.get_logger(__name__)
 
 _RESTORES_AT_ONCE: Final = 4
-_LOCK_PATIENCE_SECONDS: Final = 10.0
-_RETRY_SECONDS: Final = 1.0
-_SOUND_SECONDS: Final = 3_600.0  # so long must files last that were made from the changelog
 
 
 class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -45,31 +37,21 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self,
         partitions: dict[TopicPartition, Partition],
         consumer: AIOKafkaConsumer,
-        restore_consumer: Callable[[], AIOKafkaConsumer],
+        restorer: Restorer,
         settings: PartitionSettings,
         metrics: Metrics,
         health: Health,
         *,
-        directory: Path,
-        store_memory: RocksMemory,
-        group_id: str,
-        changelog_topic: str,
         leave_seconds: float,
-        patience_seconds: float,
     ) -> None:
         self.partitions = partitions
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._consumer = consumer
-        self._restore_consumer = restore_consumer
+        self._restorer = restorer
         self._settings = settings
         self._metrics = metrics
         self._health = health
-        self._directory = directory
-        self._store_memory = store_memory
-        self._group_id = group_id
-        self._changelog_topic = changelog_topic
         self._leave_seconds = leave_seconds
-        self._patience = patience_seconds
         self._share = settings  # of each partition, what those assigned together divide
         self._cycle: CommitCycle | None = None
         self._committer: Committer | None = None
@@ -77,9 +59,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         self._closed = False
         self._restores: dict[TopicPartition, asyncio.Task[None]] = {}
         self._leaving: set[TopicPartition] = set()  # being handed over
-        self._mended: dict[TopicPartition, float] = {}  # when its files were found bad
         self._restore_slots = asyncio.Semaphore(_RESTORES_AT_ONCE)
-        self._progress = RestoreProgress()
 
     def attach(self, cycle: CommitCycle, committer: Committer, on_running: Callable[[], None]) -> None:
         """Name who writes and who commits what is handed over, and what to call when a partition begins to run."""
@@ -137,24 +117,15 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def _mend(self, partition: Partition, error: CorruptState) -> None:
         """Begin again with a partition whose files do not read back, from the changelog alone."""
-        tp, now = partition.tp, time.monotonic()
-        mended, self._mended[tp] = self._mended.get(tp), now
-        if mended is not None and now - mended < _SOUND_SECONDS:
-            self.fail(
-                Fatal(
-                    f"state of partition {tp.partition} was restored from {self._changelog_topic} {now - mended:.0f} "
-                    f"seconds ago, and does not read back again: {error}: the disk or the changelog is damaged"
-                )
-            )
+        try:
+            self._restorer.mend(partition.tp, error)
+        except Fatal as fatal:
+            self.fail(fatal)
             return
-        self._metrics.state_repairs.inc()
-        log.error(
-            "state_files_corrupt", partition=tp.partition, error=str(error), repair="restore from changelog"
-        )
         self.regain(partition)
 
     def _begin(self, tp: TopicPartition, before: Partition | None) -> None:
-        self._health.not_ready(_component(tp), "its state is being restored")
+        self._health.not_ready(component(tp), "its state is being restored")
         restore = asyncio.create_task(self._restore(tp, before), name=f"restore-{tp.partition}")
         restore.add_done_callback(partial(self._restored, tp))
         self._restores[tp] = restore
@@ -174,7 +145,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
             if (restore := self._restores.pop(tp, None)) is not None:
                 restore.cancel()
                 await asyncio.gather(restore, return_exceptions=True)
-                self._health.remove(_component(tp))
+                self._health.remove(component(tp))
             if (partition := self.partitions.get(tp)) is not None:
                 if partition.phase is Phase.RUNNING:
                     partition.phase = Phase.LEAVING
@@ -213,7 +184,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
             del self.partitions[partition.tp]
             partition.phase = Phase.CLOSED
             self._metrics.remove_partition(partition.tp.topic, partition.tp.partition)
-            self._health.remove(_component(partition.tp))
+            self._health.remove(component(partition.tp))
         # to its end, whoever waits for it: files that stay open are locked for the next owner, this daemon too
         await asyncio.shield(self._close_files(closing))
 
@@ -248,7 +219,7 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         error = restore.exception()
         if isinstance(error, PartitionsLost):  # the group is about to take it away, and will say so
             log.warning("partitions_lost", reason=str(error), partitions=[tp.partition])
-            self._health.remove(_component(tp))
+            self._health.remove(component(tp))
             self._health.not_ready("partitions", "the group rebalances")
         elif isinstance(error, CorruptState) and tp in self.partitions:
             self.partitions[tp].distrust(error)
@@ -261,39 +232,31 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
             if self._committer is not None:  # what it writes of the partition now, the restore must not miss
                 await self._committer.settled()
             await self.close([before])
-            self._health.not_ready(_component(tp), "its state is being restored")
+            self._health.not_ready(component(tp), "its state is being restored")
         async with self._restore_slots:
             started = time.monotonic()
             # what is read after this is all that was ever written: its last owner can add nothing
             offset = await self._cycle.claim(tp) if self._cycle is not None else None
             if offset is None and before is not None:
                 offset = await self._committed_offset(tp)
-            store = await self._open_store(tp)
-            self._metrics.state_repairs.inc(store.refused)
-            is_new = store.checkpoint == 0
+            store = await self._restorer.open(tp)
             partition = self.partitions[tp] = Partition(tp, store, self._share, self._mend)
-            records, nbytes = await self._read_changelog(tp, store)
-            try:
-                users, owed = await asyncio.to_thread(_scan, store)
-            except CorruptState as error:
-                if is_new:
-                    raise Fatal(f"changelog {self._changelog_topic}-{tp.partition}: {error}") from error
-                raise
+            restored = await self._restorer.restore(tp, store)
             seconds = time.monotonic() - started
         self._metrics.restore_seconds.observe(seconds)
         log.info(
             "partition_restored",
             partition=tp.partition,
-            users=users,
-            owed=len(owed),
-            changelog_records=records,
-            changelog_bytes=nbytes,
+            users=restored.users,
+            owed=len(restored.owed),
+            changelog_records=restored.records,
+            changelog_bytes=restored.nbytes,
             seconds=round(seconds, 3),
         )
-        partition.begin(users, owed)
+        partition.begin(restored.users, restored.owed)
         if offset is not None:
             self._consumer.seek(tp, offset)
-        self._health.ready(_component(tp))
+        self._health.ready(component(tp))
         self._consumer.resume(tp)
         if self._on_running is not None:
             self._on_running()
@@ -304,86 +267,3 @@ class Assignment(ConsumerRebalanceListener):  # type: ignore[misc]
         if committed is None:
             committed = (await self._consumer.beginning_offsets([tp]))[tp]
         return committed
-
-    async def _read_changelog(self, tp: TopicPartition, store: RocksStore) -> tuple[int, int]:
-        """Bring a store up to date; while no broker answers, again from where it stands. Raises Fatal.
-
-        Returns the records and the bytes read.
-        """
-        self._progress.begin(tp.partition)
-        try:
-            await self._read_patiently(TopicPartition(self._changelog_topic, tp.partition), tp, store)
-        finally:
-            read = self._progress.end(tp.partition)
-        return read
-
-    async def _read_patiently(self, source: TopicPartition, tp: TopicPartition, store: RocksStore) -> None:
-        def count(step: changelog.RestoreStep) -> None:
-            self._metrics.restored_records.inc(step.records)
-            self._progress.show(tp.partition, step)
-
-        deadline = time.monotonic() + self._patience
-        while True:
-            consumer = self._restore_consumer()
-            try:
-                await consumer.start()
-                await changelog.restore(consumer, source, store, count)
-                return
-            except (KafkaError, OSError) as error:
-                reason = str(error) or type(error).__name__
-                log.warning("restore_failed", partition=tp.partition, error=reason)
-                if not is_connection_error(error) or time.monotonic() > deadline:
-                    raise Fatal(
-                        f"changelog {source.topic}-{source.partition} cannot be read: {reason}"
-                    ) from error
-                self._health.not_ready(_component(tp), f"its state is being restored: {reason}")
-            finally:
-                await stop(consumer)
-            await asyncio.sleep(_RETRY_SECONDS)
-
-    async def _open_store(self, tp: TopicPartition) -> RocksStore:
-        path = self._directory / self._changelog_topic / str(tp.partition)
-        identity = f"{self._group_id}/{tp.topic}/{tp.partition}"
-        deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
-        while True:
-            try:
-                return await _opened(RocksStore, path, identity, self._store_memory)
-            except StateInUse as error:  # a neighbour that shares the folder may still be closing it
-                if time.monotonic() > deadline:
-                    raise Fatal(f"{error}: give each daemon a state.directory of its own") from error
-            except OSError as error:
-                raise InputError(f"state.directory: {path} cannot be used: {error.strerror}") from error
-            await asyncio.sleep(0.2)
-
-
-async def _opened(open_store: Callable[..., RocksStore], *about: object) -> RocksStore:
-    """A store that a thread opens; where nobody waits for it any more, the thread's store is closed again.
-
-    A thread cannot be cancelled: what it opened would stay locked for whoever has the partition next, this daemon too.
-    """
-    opening = asyncio.ensure_future(asyncio.to_thread(open_store, *about))
-    try:
-        return await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        opening.add_done_callback(_close_opened)
-        raise
-
-
-def _close_opened(opening: asyncio.Future[RocksStore]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        asyncio.get_running_loop().run_in_executor(None, opening.result().close)
-
-
-def _scan(store: RocksStore) -> tuple[int, list[str]]:
-    """How many users there are, and those who are owed a list, who have waited longest first."""
-    users = 0
-    owed = []
-    for user_id, since_ms in store.scan():
-        users += 1
-        if since_ms:
-            owed.append((since_ms, user_id))
-    return users, [user_id for _, user_id in sorted(owed)]
-
-
-def _component(tp: TopicPartition) -> str:
-    return f"partition-{tp.partition}"

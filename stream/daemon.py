@@ -31,6 +31,7 @@ from stream.hot_keys import HotKeys
 from stream.kafka import start, stop
 from stream.observability import Health, HttpEndpoint, Metrics
 from stream.partition import Partition, PartitionSettings
+from stream.restore import Restorer
 from stream.retention import RetentionRules
 from stream.settings import Settings
 from stream.source import Source, events_consumer, lone_consumer, read_record
@@ -255,7 +256,16 @@ class Daemon:
         return Assignment(
             self._partitions,
             consumer,
-            lambda: lone_consumer(settings),
+            Restorer(
+                lambda: lone_consumer(settings),
+                self.metrics,
+                self.health,
+                directory=settings.state.directory,
+                store_memory=RocksMemory(settings.state.store_mebibytes * _MIB),
+                group_id=settings.kafka.group_id,
+                changelog_topic=settings.changelog_topic,
+                patience_seconds=settings.kafka.connect_timeout_seconds,
+            ),
             PartitionSettings(
                 rules=TriggerRules(
                     settings.trigger.min_events,
@@ -272,12 +282,7 @@ class Daemon:
             ),
             self.metrics,
             self.health,
-            directory=settings.state.directory,
-            store_memory=RocksMemory(settings.state.store_mebibytes * _MIB),
-            group_id=settings.kafka.group_id,
-            changelog_topic=settings.changelog_topic,
             leave_seconds=settings.stream.drain_deadline_seconds,
-            patience_seconds=settings.kafka.connect_timeout_seconds,
         )
 
     def _committer(self, consumer: AIOKafkaConsumer, cycle: CommitCycle, assignment: Assignment) -> Committer:

@@ -17,12 +17,13 @@ from partitions import TOPIC, like, likes, partition_settings, record_of, runnin
 from records import eventually
 
 from mtgr.errors import InputError
-from stream import assignment as assigning
+from stream import restore
 from stream.assignment import Assignment
 from stream.commits import PartitionsLost
 from stream.errors import Fatal
 from stream.observability import Health, Metrics
 from stream.partition import Partition, PendingList, Phase
+from stream.restore import Restorer
 from stream.state import RocksMemory, RocksStore
 from stream.stored import tail_key
 
@@ -60,22 +61,27 @@ class World:
         self.partitions: dict[TopicPartition, Partition] = {}
         self.health = Health()
         self.metrics = Metrics()
+        self.restorer = Restorer(
+            self._consumer,
+            self.metrics,
+            self.health,
+            directory=directory,
+            store_memory=RocksMemory(1 << 20),
+            group_id="group",
+            changelog_topic="group-changelog",
+            patience_seconds=0.5,
+        )
         self.assignment = self._assignment()
 
     def _assignment(self) -> Assignment:
         assignment = Assignment(
             self.partitions,
             self,
-            self._consumer,
+            self.restorer,
             partition_settings(),
             self.metrics,
             self.health,
-            directory=self.directory,
-            store_memory=RocksMemory(1 << 20),
-            group_id="group",
-            changelog_topic="group-changelog",
             leave_seconds=20,
-            patience_seconds=0.5,
         )
         assignment.attach(self, self, lambda: self.begun.put_nowait(None))  # type: ignore[arg-type]
         return assignment
@@ -269,24 +275,34 @@ async def test_memory_for_states_is_shared_by_the_partitions(world: World) -> No
     assert sum(ceilings) <= partition_settings().cache_bytes
 
 
+def _unreachable(world: World) -> None:
+    world.restore_error = KafkaConnectionError("gone")
+
+
+def _damaged(world: World) -> None:
+    world.changelogs[0] = _log([(tail_key("a"), b"nonsense")])
+
+
+def _no_folder(world: World) -> None:
+    world.directory.write_text("not a folder")
+
+
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("spoil", "error", "message"),
     [
-        (lambda world: setattr(world, "restore_error", KafkaConnectionError("gone")), "gone"),
-        (
-            lambda world: world.changelogs.update({0: _log([(tail_key("a"), b"nonsense")])}),
-            "changelog group-changelog-0: ",
-        ),
+        (_unreachable, Fatal, "gone"),
+        (_damaged, Fatal, "changelog group-changelog-0: "),
+        (_no_folder, InputError, "state.directory"),
     ],
 )
 async def test_a_failed_restore_stops_the_daemon(
-    world: World, spoil: Callable[[World], None], message: str
+    world: World, spoil: Callable[[World], None], error: type[Exception], message: str
 ) -> None:
     """A state that cannot be restored is never run on: aiokafka would swallow the error, the daemon does not."""
     spoil(world)
     await world.assignment.on_partitions_assigned(tps(0))
     failure = await world.failure()
-    assert isinstance(failure, Fatal)
+    assert isinstance(failure, error)
     assert message in str(failure)
     assert world.resumed == []
 
@@ -356,30 +372,6 @@ async def test_files_that_do_not_last_stop_the_daemon(world: World) -> None:
     spoil(world.partitions[TP])
     world.partitions[TP].fold(likes(["a"], 9), 0.0)
     assert "the disk or the changelog is damaged" in str(await world.failure())
-
-
-async def test_a_state_folder_that_cannot_be_used_is_named(world: World) -> None:
-    """A file in the place of the state's folder is the user's to mend: the setting is named."""
-    world.directory.write_text("not a folder")
-    await world.assignment.on_partitions_assigned(tps(0))
-    failure = await world.failure()
-    assert isinstance(failure, InputError)
-    assert "state.directory" in str(failure)
-
-
-async def test_a_state_folder_of_another_daemon_is_named(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Two daemons with one state folder: the second one waits a little, then says what to do."""
-    monkeypatch.setattr(assigning, "_LOCK_PATIENCE_SECONDS", 0.1)
-    await world.assignment.on_partitions_assigned(tps(0))
-    await world.running()
-    other = World(world.directory)
-    await other.assignment.on_partitions_assigned(tps(0))
-    failure = await other.failure()
-    assert isinstance(failure, Fatal)
-    assert "give each daemon a state.directory of its own" in str(failure)
-    await other.assignment.close_all()
 
 
 async def test_a_commit_that_fails_at_the_hand_over_stops_the_daemon(world: World) -> None:
@@ -507,8 +499,8 @@ async def test_a_store_that_opens_too_late_is_closed_again(
         opened.append(RocksStore(*about))
         return opened[-1]
 
-    monkeypatch.setattr(assigning, "RocksStore", open_slowly)
-    monkeypatch.setattr(assigning, "_LOCK_PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr(restore, "RocksStore", open_slowly)
+    monkeypatch.setattr(restore, "_LOCK_PATIENCE_SECONDS", 3.0)
     await world.assignment.on_partitions_assigned(tps(0))
     await eventually(lambda: bool(world.claims), "the restore's beginning")
     await asyncio.sleep(0)
@@ -525,7 +517,7 @@ async def test_a_partition_taken_away_while_it_is_closed_is_closed_all_the_same(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A partition that was given up, and is revoked before a thread has come to close its files, comes back."""
-    monkeypatch.setattr(assigning, "_LOCK_PATIENCE_SECONDS", 3.0)
+    monkeypatch.setattr(restore, "_LOCK_PATIENCE_SECONDS", 3.0)
     await world.assignment.on_partitions_assigned(tps(0))
     await world.running()
     given_up = world.partitions[TP]
