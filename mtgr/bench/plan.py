@@ -13,7 +13,7 @@ from mtgr.bench.cases import Case, longest
 from mtgr.bench.records import Device, Setting
 from mtgr.config import BLOCK_EVENTS, ModelConfig
 from mtgr.presets import preset
-from mtgr.serving.options import head_size
+from mtgr.serving.served_config import head_size
 
 NUMBER_BYTES: Final = {"float32": 4, "bfloat16": 2}
 DEFAULT_PRESETS: Final[dict[Device, tuple[str, ...]]] = {"cuda": ("seed-high",), "cpu": ("tiny", "small")}

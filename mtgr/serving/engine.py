@@ -17,9 +17,11 @@ from mtgr.errors import EngineFailed
 from mtgr.requests import AddedVideos, CacheStats, ListOutcome, ListRequest, ModelInfo, NewVideo
 from mtgr.serving import event_rows
 from mtgr.serving.additions import ADD_VIDEOS, pack_additions
-from mtgr.serving.options import EngineOptions, check_served, engine_arguments, prepare_vllm
+from mtgr.serving.environment import prepare_vllm
+from mtgr.serving.options import EngineOptions, engine_arguments
 from mtgr.serving.prompt_lists import PromptLists
 from mtgr.serving.prompts import PromptBuilder
+from mtgr.serving.served_config import check_served
 from mtgr.serving.session_lists import SessionLists, session_planner
 from mtgr.serving.step_channel import StepChannel
 from mtgr.serving.worker_extension import OPEN_SESSIONS, SERVE_STEPS

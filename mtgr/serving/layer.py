@@ -22,7 +22,7 @@ from mtgr.config import GROUPS, ModelConfig
 from mtgr.model.norm import GroupLayerNorm
 from mtgr.serving.attention import SiluAttentionBackend, cache_numbers
 from mtgr.serving.bias import ServedBias
-from mtgr.serving.options import head_size
+from mtgr.serving.served_config import head_size
 
 if current_platform.is_cuda():
     from mtgr.kernels import paged_triton, token_ops_triton

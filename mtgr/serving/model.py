@@ -21,7 +21,7 @@ from mtgr.model.embeddings import TokenEmbedding
 from mtgr.model.head import NextItemHead
 from mtgr.serving.hf_config import model_config_of
 from mtgr.serving.layer import ServedLayer
-from mtgr.serving.options import check_served
+from mtgr.serving.served_config import check_served
 from mtgr.serving.videos import CHUNK, ServedVideoEmbedding
 
 NOT_SERVED: Final = "ranking."

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import math
-import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, structs
 
-from mtgr.checkpoint import ARCHITECTURE, Checkpoint
-from mtgr.config import TIME_LANES, ModelConfig
+from mtgr.checkpoint import Checkpoint
+from mtgr.config import ModelConfig
 from mtgr.errors import InputError
 from mtgr.requests import MAX_SLATE
-from mtgr.serving.quiet import quieten
+from mtgr.serving.served_config import check_served, head_size
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 OnlineQuantization = Literal["fp8", "fp8_per_channel", "fp8_per_block"]
 CacheDtype = Literal["auto", "fp8"]
 Scheduling = Literal["sessions", "vllm"]
 
-_ENVIRONMENT: Final = {
-    "VLLM_NO_USAGE_STATS": "1",  # vLLM tells its makers nothing
-    "VLLM_CONFIGURE_LOGGING": "0",  # it logs through our logging
-    "TORCH_CPP_LOG_LEVEL": "ERROR",
-    "VLLM_USE_V2_MODEL_RUNNER": "0",  # the other one takes neither prompt embeddings nor our mask
-}
 CPU_CACHE_GIB: Final = 1.0
 _MEMORY: Final = 0.9
 _CPU_ONLINE: Final = "fp8_per_channel"  # the only one that vLLM has kernels for there
 _ONLINE: Final = {"fp8": "fp8_per_tensor"}  # by itself vLLM means checkpoints in FP8 by "fp8"
-_CORES: Final = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
-# the compiler would take 2 to 20 s at the first list, for one small function of the sampler
-_CPU_ENVIRONMENT: Final = {"TORCH_COMPILE_DISABLE": "1"}
 
 
 class EngineOptions(Struct, frozen=True, kw_only=True):
@@ -89,29 +78,6 @@ class EngineOptions(Struct, frozen=True, kw_only=True):
 def replica_options(options: EngineOptions) -> list[EngineOptions]:
     """The options of each of the replicas that these ask for."""
     return [structs.replace(options, replica=number) for number in range(options.replicas)]
-
-
-def check_served(config: ModelConfig, source: str = "model config") -> None:
-    """InputError naming each field of a model that no engine serves, and what would be right."""
-    wrong = [
-        f"{field} is {value!r}, where the engine serves {served!r}"
-        for field, value, served in (
-            ("attention", config.attention, "silu"),
-            (
-                "mask",
-                config.mask,
-                "causal",
-            ),  # under any other, what is cached of the past changes with the future
-        )
-        if value != served
-    ]
-    if wrong:
-        raise InputError(f"{source}: {'; '.join(wrong)}")
-
-
-def head_size(config: ModelConfig) -> int:
-    """Numbers of a key in the cache: the key's own, and the bytes of its time where attention asks for it."""
-    return config.d_qk + (TIME_LANES if config.time_bias else 0)
 
 
 def engine_arguments(options: EngineOptions, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -241,55 +207,3 @@ def _check_cache(
             f"kv_cache_gib is {cache_gib:g}, where {math.ceil(1e6 * least) / 1e6:g} or more is wanted: "
             f"so much does one sequence of {longest} tokens take"
         )
-
-
-def prepare_vllm(workers: int = 1) -> None:
-    """Import vLLM, which takes seconds the first time, and set all it reads from the environment.
-
-    `workers` run at once, of one engine or of several that share the machine. What the user has set stays. Raises
-    InputError if that cannot be.
-    """
-    quieten()
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from vllm import ModelRegistry
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cpu():
-        for name, value in _CPU_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
-        _set_threads(workers)
-    from mtgr.serving.model import MTGRForRecommendation
-    from mtgr.serving.plugin import register
-
-    register()  # whatever plugins the user lets vLLM load
-    # of a model it knows by name only, vLLM would learn what it can do in a process started for that
-    ModelRegistry.register_model(ARCHITECTURE, MTGRForRecommendation)
-
-
-def _set_threads(workers: int) -> None:
-    """Choose the threads of the engine processes to come.
-
-    One core is left to the daemon: with a thread on every core, each torch call waits for the thread that
-    has to share its core, and a busy machine serves several times slower.
-    """
-    from vllm.utils.torch_utils import available_cpu_count
-
-    cores = os.environ.get("VLLM_CPU_OMP_THREADS_BIND", "auto" if workers == 1 else "nobind")
-    if cores in ("auto", "nobind"):
-        if workers > 1:
-            # by itself vLLM would want a NUMA node for each worker
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", cores)
-        threads = max(1, (available_cpu_count() - 1) // workers)
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-        return
-    parts = cores.split("|")
-    if len(parts) > 1 and len(parts) == workers and all(_CORES.fullmatch(part) for part in parts):
-        return  # vLLM binds the workers of one engine by itself
-    # it binds the workers it puts in processes of their own; within the engine's, OpenMP does
-    if not _CORES.fullmatch(cores):
-        raise InputError(f"VLLM_CPU_OMP_THREADS_BIND is {cores!r}, where cores are wanted, as in '0-3,8'")
-    ranges = [part.partition("-")[::2] for part in cores.split(",")]
-    threads = sum(int(last or first) - int(first) + 1 for first, last in ranges)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads // workers)))
-    os.environ.setdefault("GOMP_CPU_AFFINITY", cores)

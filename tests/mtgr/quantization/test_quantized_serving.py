@@ -18,7 +18,8 @@ from mtgr.quantization.run import quantize_checkpoint
 from mtgr.quantization.scheme import Method
 from mtgr.reference import ReferenceRecommender
 from mtgr.requests import ListOutcome, ListRequest, ListResult
-from mtgr.serving.options import EngineOptions, engine_arguments, prepare_vllm
+from mtgr.serving.environment import prepare_vllm
+from mtgr.serving.options import EngineOptions, engine_arguments
 from mtgr.serving.prompts import PromptBuilder
 
 pytestmark = pytest.mark.vllm

@@ -22,7 +22,8 @@ from serving import (
 from mtgr.checkpoint import Checkpoint
 from mtgr.reference import ReferenceRecommender
 from mtgr.requests import MAX_SLATE, ListOutcome, ListRequest, ListResult
-from mtgr.serving.options import EngineOptions, engine_arguments, prepare_vllm
+from mtgr.serving.environment import prepare_vllm
+from mtgr.serving.options import EngineOptions, engine_arguments
 from mtgr.serving.prompts import PromptBuilder
 from mtgr.serving.session_lists import session_planner
 from mtgr.serving.session_steps import decode_answer, decode_steps, encode_answer, encode_steps
