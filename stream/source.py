@@ -24,6 +24,9 @@ from stream.settings import KafkaSettings, Settings
 log = structlog.get_logger(__name__)
 
 _POLL_MS: Final = 200
+# Records that are unpacked and folded at once. Of more, what one is made of has left the processor's cache before it is
+# looked at again; of fewer, each pays more of what comes with asking.
+_BITE: Final = 256
 _FETCH_BYTES: Final = (
     4 << 20
 )  # of a partition: with less, a single one is waited for more often than it is read
@@ -142,23 +145,31 @@ class Source:
 
     async def _read(self) -> None:
         while True:
-            try:
-                fetched = await self._consumer.getmany(
-                    timeout_ms=_POLL_MS, max_records=self._max_poll_records
-                )
-            except (KafkaError, OSError) as error:
-                if not is_connection_error(error):
-                    raise Fatal(f"events cannot be read: {str(error) or type(error).__name__}") from error
-                log.warning("fetch_failed", error=str(error) or type(error).__name__)
-                await asyncio.sleep(_POLL_MS / 1000)
-                continue
-            for tp, records in fetched.items():
-                self._fold(tp, records)
+            read = 0
+            while fetched := await self._fetch(_POLL_MS if not read else 0, self._max_poll_records - read):
+                for tp, records in fetched.items():
+                    self._fold(tp, records)
+                    read += len(records)
+                if read >= self._max_poll_records:
+                    break
             self._balance()
-            if fetched:
+            if read:
                 self._on_folded()
                 # a full fetch buffer would never make getmany wait: the other tasks need their turn
                 await asyncio.sleep(0)
+
+    async def _fetch(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
+        """The next few records, none if there are none in time or Kafka is not reached; raises Fatal."""
+        try:
+            return await self._consumer.getmany(  # type: ignore[no-any-return]
+                timeout_ms=timeout_ms, max_records=min(max_records, _BITE)
+            )
+        except (KafkaError, OSError) as error:
+            if not is_connection_error(error):
+                raise Fatal(f"events cannot be read: {str(error) or type(error).__name__}") from error
+            log.warning("fetch_failed", error=str(error) or type(error).__name__)
+            await asyncio.sleep(_POLL_MS / 1000)
+            return {}
 
     async def _watch_ends(self) -> None:
         """Ask for the ends of paused partitions: nothing is fetched from them, and so nothing tells how they grow."""
