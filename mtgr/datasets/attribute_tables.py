@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from mtgr.datasets.attributes import (
+from mtgr.datasets.attribute_rules import (
     MAX_EXACT,
     choose_columns,
     no_id,

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
 
-import msgspec
-
+from mtgr.datasets.attribute_objects import read_objects
 from mtgr.datasets.log_files import existing_file
 from mtgr.datasets.wire_log import read_lines
 from mtgr.errors import InputError
-from mtgr.suggestions import did_you_mean
-from schemas.attributes import MAX_ATTRIBUTE_CHARACTERS, MAX_ATTRIBUTE_VALUES, MAX_ATTRIBUTES, Attributes
-from schemas.bounds import MAX_ID_CHARACTERS
-
-ID_COLUMNS: Final = ("video_id", "user_id", "item_id", "id")
-ALONE: Final = "attributes"
-"""What the values are called where a file gives an id nothing but values."""
-MAX_EXACT: Final = 2.0**53 - 1
-"""Whole numbers above this are told apart as texts only."""
+from schemas.attributes import Attributes
 
 
 def read_attributes(
@@ -37,11 +26,11 @@ def read_attributes(
     attributes or with values alone, which are called `attributes`. An object with an `attributes` object, as
     on the wire, has those.
 
-    The id column is the first of ID_COLUMNS that is there, else the first column; in a file without a header
-    line columns are named by number, from 1. `columns` chooses attributes: none but those are checked. `lists`
-    names columns whose texts are lists, each with what parts them: {"genres": "|"}. Raises InputError naming
-    file, line and column if the file cannot be read, a column is not there, an id is no id or stands there
-    twice with different attributes, or a value breaks the bounds of attributes on the wire.
+    The id column is the first of `attribute_rules.ID_COLUMNS` that is there, else the first column; in a file
+    without a header line columns are named by number, from 1. `columns` chooses attributes: none but those are
+    checked. `lists` names columns whose texts are lists, each with what parts them: {"genres": "|"}. Raises
+    InputError naming file, line and column if the file cannot be read, a column is not there, an id is no id or
+    stands there twice with different attributes, or a value breaks the bounds of attributes on the wire.
     """
     file = existing_file(path)
     first = next((text for line in read_lines(file) if (text := line.strip())), b"")
@@ -50,185 +39,7 @@ def read_attributes(
             f"{file}: holds nothing; it should be CSV, Parquet, JSON lines or JSON of attributes"
         )
     if first[:1] in (b"{", b"["):
-        return _of_objects(file, first, id_column, columns, lists or {})
+        return read_objects(file, first, id_column, columns, lists or {})
     from mtgr.datasets.attribute_tables import read_table  # polars takes longer to import than many a file
 
     return read_table(file, id_column, columns, lists or {})
-
-
-def choose_columns(
-    names: Sequence[str], id_column: str | None, columns: Sequence[str] | None, source: Path
-) -> tuple[str, list[str]]:
-    """The id column and the columns of attributes among names; InputError if one of them is not there."""
-    for column in (*([] if id_column is None else [id_column]), *(columns or ())):
-        if column not in names:
-            raise InputError(f"{source}: there is no column {column!r}{did_you_mean(column, names)}")
-    if id_column is None:
-        id_column = next((name for name in ID_COLUMNS if name in names), names[0])
-    chosen = [name for name in (names if columns is None else columns) if name != id_column]
-    if len(chosen) > MAX_ATTRIBUTES:
-        raise InputError(
-            f"{source}: has {len(chosen)} columns beside {id_column}, where at most {MAX_ATTRIBUTES} attributes are "
-            f"kept; choose some"
-        )
-    return id_column, list(dict.fromkeys(chosen))
-
-
-def told_twice(source: Path, place: str, id_column: str, identifier: str) -> InputError:
-    """The error for an id that has two rows of different attributes."""
-    return InputError(
-        f"{source}: {place}: {id_column} {identifier!r} is there a second time, with other attributes; is it the "
-        f"column of the ids?"
-    )
-
-
-def no_id(source: Path, place: str, id_column: str, shown: object) -> InputError:
-    """The error for an id that is none."""
-    return InputError(
-        f"{source}: {place}: {id_column} is {shown!r}, where it should be text of 1 to {MAX_ID_CHARACTERS} characters"
-    )
-
-
-def too_long(source: Path, place: str, column: str, characters: int) -> InputError:
-    """The error for a text beyond the bound."""
-    return InputError(
-        f"{source}: {place}: {column} has a text of {characters} characters, where an attribute has at most "
-        f"{MAX_ATTRIBUTE_CHARACTERS}; choose the other columns, or shorten it"
-    )
-
-
-def too_many(source: Path, place: str, column: str, values: int) -> InputError:
-    """The error for a list beyond the bound."""
-    return InputError(
-        f"{source}: {place}: {column} has {values} values, where an attribute has at most {MAX_ATTRIBUTE_VALUES}; "
-        f"choose the other columns, or shorten it"
-    )
-
-
-def _of_objects(
-    path: Path, first: bytes, id_column: str | None, columns: Sequence[str] | None, lists: Mapping[str, str]
-) -> dict[str, Attributes]:
-    found: dict[str, Attributes] = {}
-    names: dict[str, None] = {}
-    rows = list(_objects(path, first, id_column))
-    for _, _, members in rows:
-        names.update(dict.fromkeys(members))
-    for column in (*(columns or ()), *lists):
-        if column not in names:
-            raise InputError(f"{path}: there is no attribute {column!r}{did_you_mean(column, names)}")
-    chosen = names if columns is None else set(columns)
-    for place, identifier, members in rows:
-        shown = _shown_id(identifier)
-        if shown is None or not 1 <= len(shown) <= MAX_ID_CHARACTERS:
-            raise no_id(path, place, id_column or "the id", identifier)
-        attributes: Attributes = {}
-        for name, value in members.items():
-            if name in lists and isinstance(value, str):
-                value = [text.strip() for text in value.split(lists[name])]
-            if name in chosen and (kept := _kept(value, path, place, name)) is not None:
-                attributes[name] = kept
-        if len(attributes) > MAX_ATTRIBUTES:
-            raise InputError(
-                f"{path}: {place}: has {len(attributes)} attributes, where at most {MAX_ATTRIBUTES} are kept; "
-                f"choose some"
-            )
-        if found.setdefault(shown, attributes) != attributes:
-            raise told_twice(path, place, id_column or "the id", shown)
-    return found
-
-
-def _objects(path: Path, first: bytes, id_column: str | None) -> Iterator[tuple[str, object, dict[str, Any]]]:
-    """Place, id and attributes of each object in a file."""
-    lines = ((number, line) for number, line in enumerate(read_lines(path), start=1) if line.strip())
-    if _is_object(first) and not _is_whole(path):
-        for number, line in lines:
-            try:
-                members = msgspec.json.decode(line, type=dict[str, Any])
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise InputError(f"{path}: line {number}: no JSON object: {error}") from None
-            yield _row(path, f"line {number}", members, id_column)
-        return
-    try:
-        whole = msgspec.json.decode(b"".join(line for _, line in lines))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: is no JSON: {error}") from None
-    if isinstance(whole, list):
-        for number, members in enumerate(whole, start=1):
-            if not isinstance(members, dict):
-                raise InputError(f"{path}: element {number}: should be an object of an id and its attributes")
-            yield _row(path, f"element {number}", members, id_column)
-    elif {id_column, *ID_COLUMNS} & whole.keys():
-        yield _row(path, "line 1", whole, id_column)
-    else:
-        for identifier, value in whole.items():
-            yield f"id {identifier!r}", identifier, value if isinstance(value, dict) else {ALONE: value}
-
-
-def _row(
-    path: Path, place: str, members: dict[str, Any], id_column: str | None
-) -> tuple[str, object, dict[str, Any]]:
-    if not members:
-        raise InputError(f"{path}: {place}: is empty, where it should hold an id and its attributes")
-    name = id_column or next((name for name in ID_COLUMNS if name in members), next(iter(members)))
-    if name not in members:
-        raise InputError(f"{path}: {place}: there is no {name!r}{did_you_mean(name, members)}")
-    identifier = members.pop(name)
-    attributes = members.get(ALONE)
-    return place, identifier, attributes if isinstance(attributes, dict) else members
-
-
-def _is_object(line: bytes) -> bool:
-    try:
-        msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return False
-    return True
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether the first line is all there is."""
-    filled = (line for line in read_lines(path) if line.strip())
-    next(filled)
-    return next(filled, None) is None
-
-
-def _shown_id(identifier: object) -> str | None:
-    if isinstance(identifier, str):
-        return identifier
-    if isinstance(identifier, bool) or not isinstance(identifier, int | float):
-        return None
-    return str(int(identifier)) if float(identifier).is_integer() else str(identifier)
-
-
-def _kept(value: object, path: Path, place: str, name: str) -> str | float | list[str] | None:
-    """The value as an attribute, None where it says nothing."""
-    if isinstance(value, list):
-        texts = [_text(each, path, place, name) for each in value if each is not None and each != ""]
-        if len(texts) > MAX_ATTRIBUTE_VALUES:
-            raise too_many(path, place, name, len(texts))
-        return texts or None
-    if value is None or value == "":
-        return None
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_EXACT:
-        return float(value)
-    return _text(value, path, place, name)
-
-
-def _text(value: object, path: Path, place: str, name: str) -> str:
-    match value:
-        case bool():
-            text = "true" if value else "false"
-        case str():
-            text = value
-        case float() if value.is_integer() and abs(value) <= MAX_EXACT:
-            text = str(int(value))
-        case int() | float():
-            text = str(value)
-        case _:
-            noun = "an object" if isinstance(value, dict) else "a list of lists"
-            raise InputError(
-                f"{path}: {place}: {name} is {noun}, where it should be text, a number or a list of texts"
-            )
-    if len(text) > MAX_ATTRIBUTE_CHARACTERS:
-        raise too_long(path, place, name, len(text))
-    return text
