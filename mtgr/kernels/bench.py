@@ -22,8 +22,8 @@ from mtgr.kernels import paged_triton, token_ops_triton
 from mtgr.kernels.device_functions import BY_EXP, BY_TANH
 from mtgr.kernels.launches import TileLaunch, tile_launch
 from mtgr.kernels.paged import BiasTables, PagedStep, plan_step
+from mtgr.kernels.time_buckets import TIME_BUCKETS
 from mtgr.kernels.top_k_triton import top_k
-from mtgr.model.bias import TIME_BUCKETS
 
 HEADS, D, D_MODEL, D_FF, SLOTS, SEEN = 16, 64, 1024, 4096, 50_000, 1000  # of the preset seed-high
 BF16: Final = torch.bfloat16

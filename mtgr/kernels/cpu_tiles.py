@@ -64,7 +64,7 @@ from mtgr.kernels.simd_math import (
     silu,
     time_buckets,
 )
-from mtgr.model.bias import TIME_BUCKETS
+from mtgr.kernels.time_buckets import TIME_BUCKETS
 
 assert TIME_BUCKETS == 64, "as many as `lookup` looks among"
 

@@ -85,7 +85,7 @@ def _lane(four, LANE: tl.constexpr, dtype: tl.constexpr):
 
 @triton.jit
 def time_bucket(query_times, key_times, cells):
-    """The bucket of each gap, as `mtgr.model.bias.time_buckets`; `mtgr.kernels.time_cells` says how."""
+    """The bucket of each gap, as `mtgr.kernels.time_buckets.time_buckets`; `mtgr.kernels.time_cells` says how."""
     gap = query_times - key_times
     cell = (gap.to(tl.float32).to(tl.int32, bitcast=True) >> _CELL_SHIFT) - _FIRST_CELL
     entry = tl.load(cells + tl.maximum(cell, 0))

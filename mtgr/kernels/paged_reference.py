@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mtgr.kernels.paged import PADDING, TIME_LANES, BiasTables, PagedStep
 from mtgr.kernels.silu_attention import silu_attention
-from mtgr.model.bias import time_buckets
+from mtgr.kernels.time_buckets import time_buckets
 
 FP8 = torch.float8_e4m3fn
 

@@ -94,7 +94,7 @@ def lookup(b: Any, address: Any, indices: Any) -> Any:
 
 @instructions(ints, ints, ints, whole)
 def time_buckets(b: Any, query_times: Any, key_times: Any, cells: Any) -> Any:
-    """`mtgr.model.bias.time_buckets` of times below 2**32.
+    """`mtgr.kernels.time_buckets.time_buckets` of times below 2**32.
 
     cells: address of (2, TIME_CELLS) int32, each cell's bucket and the threshold from which on it is the next.
     """

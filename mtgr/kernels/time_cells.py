@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mtgr.model.bias import THRESHOLDS
+from mtgr.kernels.time_buckets import THRESHOLDS
 
 CELL_SHIFT: Final = 21
 """Lower bits of a float32 that a cell disregards: of the 23 binary places it keeps two, so that no gap of a cell is

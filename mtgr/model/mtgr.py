@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mtgr.config import ModelConfig
-from mtgr.model.bias import time_buckets
+from mtgr.kernels.time_buckets import time_buckets
 from mtgr.model.embeddings import TokenEmbedding
 from mtgr.model.head import NextItemHead, RankingHead
 from mtgr.model.jagged import Layout

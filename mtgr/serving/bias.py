@@ -8,7 +8,7 @@ from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_pa
 
 from mtgr.config import ModelConfig
 from mtgr.kernels.paged import BiasTables
-from mtgr.model.bias import TIME_BUCKETS
+from mtgr.kernels.time_buckets import TIME_BUCKETS
 
 
 class BiasTable(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mtgr.kernels.paged import PADDING, TIME_LANES, BiasTables, PagedStep, plan_step
-from mtgr.model.bias import TIME_BUCKETS
+from mtgr.kernels.time_buckets import TIME_BUCKETS
 
 FP8 = torch.float8_e4m3fn
 SCALE, NORMALIZER = 0.3, 1 / 50

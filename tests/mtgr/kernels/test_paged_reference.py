@@ -15,7 +15,7 @@ from mtgr import config
 from mtgr.kernels.paged import PADDING, TIME_LANES
 from mtgr.kernels.paged_reference import attend, store
 from mtgr.kernels.silu_attention import silu_attention
-from mtgr.model.bias import time_buckets
+from mtgr.kernels.time_buckets import time_buckets
 from mtgr.model.masks import causal_mask
 
 requests = st.lists(

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mtgr.kernels.time_buckets import THRESHOLDS, time_buckets
 from mtgr.kernels.time_cells import CELL_SHIFT, FIRST_CELL, cell_table
-from mtgr.model.bias import THRESHOLDS, time_buckets
 
 TABLE = cell_table()
 

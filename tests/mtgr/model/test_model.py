@@ -14,7 +14,7 @@ from torch.nn import functional
 from mtgr.config import GROUPS, ModelConfig
 from mtgr.features import CANDIDATE, EVENT, GROUP_LANE, PROFILE, candidate_rows, write_video
 from mtgr.kernels.silu_attention import silu_attention
-from mtgr.model.bias import TIME_BUCKETS, time_buckets
+from mtgr.kernels.time_buckets import TIME_BUCKETS, time_buckets
 from mtgr.model.jagged import Group, Layout, length_batches
 from mtgr.model.layer import HSTULayer, Sight
 from mtgr.model.masks import Roles, causal_mask, history_roles
