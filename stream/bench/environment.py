@@ -43,6 +43,18 @@ class Bench:
         overrides = [f"{key}={_toml(value)}" for key, value in values.items()]
         return load_settings(None, {}, overrides), values
 
+    def settings_to_fold(self, checkpoint: Path, **changes: object) -> tuple[Settings, dict[str, object]]:
+        """The same for a daemon that folds and commits, and has no list due for a day."""
+        return self.settings(
+            model__checkpoint=str(checkpoint.absolute()),
+            generator__kind="torch",
+            trigger__min_events=1_000_000,
+            trigger__quiet_period_ms=0,
+            trigger__max_wait_ms=86_400_000,
+            stream__max_owed_requests=1_000_000_000,
+            **changes,
+        )
+
     @contextmanager
     def daemon(self, values: Mapping[str, object], cores: str | None = None) -> Iterator[DaemonProcess]:
         """The daemon as a process, on these cores alone; it has begun to start, no more."""

@@ -69,18 +69,13 @@ def run(
     No list becomes due. The rate is that of committed offsets, from a tenth of the events to the last; the one by CPU
     second, of all the daemon's threads, says what it would be on a machine that does nothing else.
     """
-    settings, values = bench.settings(
+    settings, values = bench.settings_to_fold(
+        checkpoint,
         topics__events=topic.name,
         topics__partitions=topic.partitions,
-        model__checkpoint=str(checkpoint.absolute()),
         state__max_events=MAX_EVENTS,
-        generator__kind="torch",
-        trigger__min_events=1_000_000,
-        trigger__quiet_period_ms=0,
-        trigger__max_wait_ms=86_400_000,
         stream__commit_interval_ms=commit_interval_ms,
         stream__delivery=delivery,
-        stream__max_owed_requests=1_000_000_000,
     )
     with bench.daemon(values, cores="0") as daemon:
         rate = asyncio.run(follow(settings, topic, daemon.child.pid, _SECONDS))

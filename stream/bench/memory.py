@@ -29,15 +29,7 @@ class MemoryResult(Struct, frozen=True):
 
 def run(bench: Bench, checkpoint: Path, *, users: int, events: int) -> MemoryResult:
     """Let a daemon fold events of this many users, in random order, with the default ceiling of its cache."""
-    settings, values = bench.settings(
-        topics__partitions=6,
-        model__checkpoint=str(checkpoint.absolute()),
-        generator__kind="torch",
-        trigger__min_events=1_000_000,
-        trigger__quiet_period_ms=0,
-        trigger__max_wait_ms=86_400_000,
-        stream__max_owed_requests=1_000_000_000,
-    )
+    settings, values = bench.settings_to_fold(checkpoint, topics__partitions=6)
     asyncio.run(ensure_topics(settings))
     with bench.daemon(values) as daemon:
         daemon.wait_ready(120)

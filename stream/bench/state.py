@@ -70,14 +70,9 @@ def run(bench: Bench, checkpoint: Path, *, users: int, user_events: int) -> Stat
     Then restart it with its files and without, and compare what it holds of some users with what was sent. Raises
     RuntimeError where that differs, where the daemon comes no further, or where the disk is nearly full.
     """
-    settings, values = bench.settings(
+    settings, values = bench.settings_to_fold(
+        checkpoint,
         topics__partitions=_PARTITIONS,
-        model__checkpoint=str(checkpoint.absolute()),
-        generator__kind="torch",
-        trigger__min_events=1_000_000,
-        trigger__quiet_period_ms=0,
-        trigger__max_wait_ms=86_400_000,
-        stream__max_owed_requests=1_000_000_000,
         # no list is due before a restart; after it all are, and must not take the processor from the restore
         generator__max_batch_users=1,
         generator__max_concurrent_batches=1,
