@@ -119,6 +119,7 @@ RECIPES: Final[Mapping[str, TrainingOptions]] = {
     "kuairand-pure": TrainingOptions(
         part="known",
         weights={"skip": 0.3, "watch": 0.3},
+        conditioned_on=("skip", "watch"),
         half_life_days=8.0,
         negatives="all",
         epochs=8,
@@ -127,6 +128,9 @@ RECIPES: Final[Mapping[str, TrainingOptions]] = {
         learning_rate=2e-3,
         weight_decay=0.1,
         dropout=0.2,
+        unknown_share=0.0,
+        cold_share=0.0,
+        bare_share=0.0,
     ),
 }
 """How a preset is trained, where that is not by the defaults."""

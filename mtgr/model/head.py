@@ -19,9 +19,14 @@ class NextItemHead(nn.Module):
         self.cosine = config.similarity == "cosine"
         self.bias = nn.Parameter(torch.zeros(config.n_indices)) if config.item_bias else None
 
-    def query(self, hidden: Tensor) -> Tensor:
-        """(..., d_model) hidden states to what meets `key` by a product: the temperature is in it."""
+    def query(self, hidden: Tensor, added: Tensor | None = None) -> Tensor:
+        """(..., d_model) hidden states to what meets `key` by a product: the temperature is in it.
+
+        added: (..., d_model), of what training knows beside the history; see `mtgr.training.conditions`.
+        """
         normed = self.norm(hidden)
+        if added is not None:
+            normed = normed + added
         return (functional.normalize(normed, dim=-1) if self.cosine else normed) / self.temperature
 
     def key(self, videos: Tensor) -> Tensor:

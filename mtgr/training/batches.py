@@ -63,7 +63,8 @@ class Batch:
     rows: (T, lanes) float32; token_ids, windows: (T,) int64, the item and the window of each token; layout: how
     they are taken apart; roles: of the tokens, None where each sees its past alone; cold: (T,) bool, None where
     none is; places: (M,) int64, the tokens from which something is predicted; owners, targets: (M,) int64, their
-    windows and the videos; weights: (M,) float32; cold_videos: (n_items,) bool, those shown as new ones.
+    windows and the videos; weights: (M,) float32; conditions: (M,) int64, as `mtgr.training.conditions` has them;
+    cold_videos: (n_items,) bool, those shown as new ones.
     """
 
     rows: Tensor
@@ -76,6 +77,7 @@ class Batch:
     owners: Tensor
     targets: Tensor
     weights: Tensor
+    conditions: Tensor
     cold_videos: Tensor | None
     draws: Draws | None
     candidates: Candidates | None
@@ -106,6 +108,7 @@ class Batch:
             owners=change(self.owners),
             targets=change(self.targets),
             weights=change(self.weights),
+            conditions=change(self.conditions),
             cold_videos=maybe(self.cold_videos),
             draws=draws
             and Draws(
@@ -198,6 +201,7 @@ class Batcher:
             owners=torch.from_numpy(owners),
             targets=torch.from_numpy(targets),
             weights=torch.from_numpy(windows.weights[learnt]),
+            conditions=torch.from_numpy(windows.conditions[learnt].astype(np.int64)),
             cold_videos=self._cold_videos(random),
             draws=_draws(self._sampler.draw(targets, owners, len(chosen), random)),
             candidates=self._candidates(tokens),

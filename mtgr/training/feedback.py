@@ -15,6 +15,7 @@ Feedback = Literal["skip", "watch", "long-view", "like", "favorite", "share"]
 """Weakest first. skip: left within 3 seconds and before its half; long-view: as in `mtgr.evaluation.targets`."""
 
 FEEDBACK: Final[tuple[Feedback, ...]] = get_args(Feedback)
+NO_CONDITION: Final = 0
 SKIP_SECONDS: Final = 3.0
 SKIP_RATIO: Final = 0.5
 WATCHED_THROUGH: Final = 0.99
@@ -45,6 +46,13 @@ def strongest_feedback(history: History, items: npt.NDArray[np.int64]) -> npt.ND
 def feedback_weights(weights: Mapping[Feedback, float]) -> npt.NDArray[np.float32]:
     """(len(FEEDBACK),) weight of each, 1 where none is named."""
     return np.array([weights.get(name, 1.0) for name in FEEDBACK], np.float32)
+
+
+def feedback_conditions(kinds: Sequence[Feedback]) -> npt.NDArray[np.int8]:
+    """(len(FEEDBACK),) the condition that each is learnt under: 1 for the first of these kinds, `NO_CONDITION` for what
+    is none of them.
+    """
+    return np.array([kinds.index(name) + 1 if name in kinds else NO_CONDITION for name in FEEDBACK], np.int8)
 
 
 def outcomes(history: History, items: npt.NDArray[np.int64], heads: Sequence[str]) -> npt.NDArray[np.bool_]:

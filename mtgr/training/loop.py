@@ -18,6 +18,7 @@ from mtgr.catalog import Catalog
 from mtgr.errors import InputError
 from mtgr.model.mtgr import MTGR
 from mtgr.training.batches import Batch, Batcher
+from mtgr.training.conditions import FeedbackConditions
 from mtgr.training.figures import Figures
 from mtgr.training.hooks import Ending, Hooks, Progress, TrainingStopped
 from mtgr.training.loss import NextVideoLoss, OutcomeLoss
@@ -59,10 +60,20 @@ class TrainingLoop:
         self._device: Final = device
         self._evaluate: Final = evaluate
         self._hooks: Final = hooks or Hooks()
-        self._next_video: Final = NextVideoLoss(window_negatives)
+        self._conditions: Final = (
+            FeedbackConditions(len(options.conditioned_on), model.config.d_model, model.config.n_indices).to(
+                device
+            )
+            if options.conditioned_on
+            else None
+        )
+        self._next_video: Final = NextVideoLoss(window_negatives, self._conditions)
         self._outcome: Final = OutcomeLoss()
         self._rate: Final = options.peak_rate(model.config.d_model)
-        self._optimizer: Final = adamw(model, options, self._rate)
+        self._learnt: Final = nn.ModuleDict({"model": model})
+        if self._conditions is not None:
+            self._learnt["conditions"] = self._conditions
+        self._optimizer: Final = adamw(self._learnt, options, self._rate)
         decay = options.average_decay
         self._averages: Final = AveragedWeights(model, decay) if decay is not None else None
         self._bfloat16: Final = options.precision == "bfloat16" or (
@@ -157,7 +168,7 @@ class TrainingLoop:
                 ranking = self._outcome(self._model, hidden, batch)
         self._optimizer.zero_grad()
         torch.autograd.backward(loss + options.ranking_weight * ranking)
-        norm = nn.utils.clip_grad_norm_(self._model.parameters(), options.gradient_norm)
+        norm = nn.utils.clip_grad_norm_(self._learnt.parameters(), options.gradient_norm)
         self._optimizer.step()
         state.step += 1
         if self._averages is not None:
@@ -295,7 +306,7 @@ class TrainingLoop:
         self.state.seconds = self._seconds
         if self._hooks.run is None:
             return None
-        tensors = {f"model.{name}": tensor for name, tensor in self._model.state_dict().items()}
+        tensors = dict(self._learnt.state_dict())
         for number, moments in self._optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
         if self._averages is not None:
@@ -314,6 +325,8 @@ class TrainingLoop:
             }
 
         self._model.load_state_dict(part("model."))
+        if self._conditions is not None:
+            self._conditions.load_state_dict(part("conditions."))
         moments: dict[int, dict[str, Tensor]] = {}
         for key, tensor in part("optimizer.").items():
             number, _, name = key.partition(".")

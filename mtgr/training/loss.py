@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mtgr.model.mtgr import MTGR
 from mtgr.training.batches import Batch, Draws
+from mtgr.training.conditions import FeedbackConditions
 from mtgr.training.options import WindowNegatives
 
 _MAX_LOGITS: Final = (
@@ -29,26 +30,33 @@ class NextVideoLoss:
     whatever the layers are computed in.
     """
 
-    def __init__(self, window_negatives: WindowNegatives) -> None:
+    def __init__(
+        self, window_negatives: WindowNegatives, conditions: FeedbackConditions | None = None
+    ) -> None:
+        """conditions: what learns of the batches' conditions; without it nothing does."""
         self._window_negatives: Final = window_negatives
+        self._conditions: Final = conditions
 
     def __call__(self, model: MTGR, hidden: Tensor, batch: Batch) -> Tensor:
         """The sum of weight * loss over the batch's targets by their number; hidden: (T, d) of all tokens."""
         videos, draws = model.embeddings.video, batch.draws
         if draws is None:
-            everything = torch.arange(videos.n_items, device=hidden.device)
-            embedded = (
-                videos.catalog() if batch.cold_videos is None else videos(everything, batch.cold_videos)
-            )
-            keys, offsets = model.head.key(embedded), _biases(model, everything, batch)
+            negatives = torch.arange(videos.n_items, device=hidden.device)
+            embedded = videos.catalog() if batch.cold_videos is None else videos(negatives, batch.cold_videos)
+            keys, offsets = model.head.key(embedded), _biases(model, negatives, batch)
             targets, of_targets = keys[batch.targets], None if offsets is None else offsets[batch.targets]
         else:
-            cold = batch.cold_videos
-            keys = model.head.key(videos(draws.items, None if cold is None else cold[draws.items]))
-            offsets = _biases(model, draws.items, batch)
+            negatives, cold = draws.items, batch.cold_videos
+            keys = model.head.key(videos(negatives, None if cold is None else cold[negatives]))
+            offsets = _biases(model, negatives, batch)
             targets = model.head.key(videos(batch.targets, None if cold is None else cold[batch.targets]))
             of_targets = _biases(model, batch.targets, batch)
-        queries = model.head.query(hidden[batch.places])
+        conditions = self._conditions
+        if conditions is None:
+            queries = model.head.query(hidden[batch.places])
+        else:
+            kinds = conditions.chosen(batch.conditions)
+            queries = model.head.query(hidden[batch.places], conditions.added(kinds))
         order = (batch.layout.positions if batch.roles is None else batch.roles.order)[batch.places]
         order = order.to(torch.int32)  # as `_first_shown` has it: mixed types would be compared in a copy
         shown = None if self._window_negatives == "all" else _first_shown(batch, videos.n_items)
@@ -56,6 +64,10 @@ class NextVideoLoss:
             order = torch.full_like(order, _ANYWHERE)
         with torch.autocast(hidden.device.type, enabled=False):
             queries, keys, targets = queries.float(), keys.float(), targets.float()
+            if conditions is not None:
+                queries = torch.cat([queries, kinds], dim=-1)
+                keys = conditions.widened(keys, _indices(model, negatives, batch))
+                targets = conditions.widened(targets, _indices(model, batch.targets, batch))
             positives = (queries * targets).sum(-1)  # (M,)
             if of_targets is not None:
                 positives = positives + of_targets
@@ -89,13 +101,16 @@ class OutcomeLoss:
         return total / max(1, batch.candidates.labels.numel())
 
 
+def _indices(model: MTGR, items: Tensor, batch: Batch) -> Tensor:
+    """(n,) where what is learnt of these videos stands: a new one is shown as its bucket."""
+    if batch.cold_videos is None:
+        return items
+    return torch.where(batch.cold_videos[items], model.embeddings.video.bucket_of[items], items)
+
+
 def _biases(model: MTGR, items: Tensor, batch: Batch) -> Tensor | None:
-    """(n,) what is added to the logits of these videos; a new one has its bucket's bias."""
-    if model.head.bias is None:
-        return None
-    if batch.cold_videos is not None:
-        items = torch.where(batch.cold_videos[items], model.embeddings.video.bucket_of[items], items)
-    return model.head.bias[items]
+    """(n,) what is added to the logits of these videos."""
+    return None if model.head.bias is None else model.head.bias[_indices(model, items, batch)]
 
 
 def _first_shown(batch: Batch, n_items: int) -> Tensor:

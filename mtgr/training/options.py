@@ -33,6 +33,9 @@ class TrainingOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     target: Target = "watch"
     weights: dict[Feedback, Annotated[float, Meta(ge=0)]] = {}
     """How much a target counts by the strongest thing the user did with it; 1 where nothing is said."""
+    conditioned_on: tuple[Feedback, ...] = ()
+    """Kinds of feedback that training is told of at their targets, so that these teach what users watch without
+    teaching to list it: for what users leave at once. See `mtgr.training.conditions`."""
     half_life_days: Positive | None = None
     """Targets count half as much for each such time before the end of what is learnt; without it all alike."""
 

@@ -23,7 +23,13 @@ from mtgr.config import ModelConfig, dropped_events
 from mtgr.evaluation.targets import Target, is_target
 from mtgr.features import RowEncoder
 from mtgr.history import WATCH, History
-from mtgr.training.feedback import feedback_weights, outcomes, strongest_feedback
+from mtgr.training.feedback import (
+    NO_CONDITION,
+    feedback_conditions,
+    feedback_weights,
+    outcomes,
+    strongest_feedback,
+)
 from mtgr.training.options import TrainingOptions
 
 NO_TARGET: Final = -1
@@ -35,16 +41,18 @@ class Windows:
     """Encoded windows, joined; window w is the rows starts[w] to starts[w] + lengths[w].
 
     rows: (total, lanes) float32; token_ids: (total,) int64 item indices; targets: (total,) int64, the item to
-    predict from each row or NO_TARGET; weights: (total,) float32, of the targets, 1 on average; aims: (total,)
-    bool, whether the row's event is a target itself; watches: (total,) bool, whether it is a watch; outcomes:
-    (total, heads) bool, what the ranking heads should say of it; starts, lengths: (windows,) int64; users:
-    (windows,) places in user_ids.
+    predict from each row or NO_TARGET; weights: (total,) float32, of the targets, 1 on average; conditions:
+    (total,) int8, of the targets, 1 for the first kind of `TrainingOptions.conditioned_on`, 0 for none of them;
+    aims: (total,) bool, whether the row's event is a target itself; watches: (total,) bool, whether it is a watch;
+    outcomes: (total, heads) bool, what the ranking heads should say of it; starts, lengths: (windows,) int64;
+    users: (windows,) places in user_ids.
     """
 
     rows: npt.NDArray[np.float32]
     token_ids: npt.NDArray[np.int64]
     targets: npt.NDArray[np.int64]
     weights: npt.NDArray[np.float32]
+    conditions: npt.NDArray[np.int8]
     aims: npt.NDArray[np.bool_]
     watches: npt.NDArray[np.bool_]
     outcomes: npt.NDArray[np.bool_]
@@ -109,6 +117,7 @@ def make_windows(
         token_ids=encoded.token_ids,
         targets=targets,
         weights=weights / mean if mean > 0 else weights,
+        conditions=np.concatenate(labels.conditions),
         aims=np.concatenate(labels.aims),
         watches=np.concatenate(labels.watches),
         outcomes=np.concatenate(labels.outcomes),
@@ -145,6 +154,7 @@ class _Labels:
         heads = len(config.ranking)
         self.targets: Final = [np.empty(0, np.int64)]
         self.weights: Final = [np.empty(0, np.float32)]
+        self.conditions: Final = [np.empty(0, np.int8)]
         self.aims: Final = [np.empty(0, np.bool_)]
         self.watches: Final = [np.empty(0, np.bool_)]
         self.outcomes: Final = [np.empty((0, heads), np.bool_)]
@@ -152,6 +162,8 @@ class _Labels:
         self._options: Final = options
         self._only_new: Final = only_new
         self._weight_of: Final = feedback_weights(options.weights)
+        self._told: Final = bool(options.weights or options.conditioned_on)
+        self._condition_of: Final = feedback_conditions(options.conditioned_on)
         times = [int(history.records["timestamp_ms"].max()) for history in histories.values() if len(history)]
         self._end_ms: Final = max(times, default=0)
 
@@ -166,7 +178,9 @@ class _Labels:
         if (nearest == len(items)).all():
             return False
         self.targets.append(np.append(items, NO_TARGET)[nearest])
-        self.weights.append(np.append(self._weights(seen, items), np.float32(0))[nearest])
+        feedback = strongest_feedback(seen, items) if self._told else np.zeros(len(items), np.int8)
+        self.weights.append(np.append(self._weights(seen, feedback), np.float32(0))[nearest])
+        self.conditions.append(np.append(self._condition_of[feedback], np.int8(NO_CONDITION))[nearest])
         self.aims.append(_behind_profile(aimed[:length]))
         self.watches.append(_behind_profile(seen.records["event_type"][:length] == WATCH))
         self.outcomes.append(
@@ -174,10 +188,8 @@ class _Labels:
         )
         return True
 
-    def _weights(self, history: History, items: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        weights = np.ones(len(items), np.float32)
-        if self._options.weights:
-            weights = self._weight_of[strongest_feedback(history, items)]
+    def _weights(self, history: History, feedback: npt.NDArray[np.int8]) -> npt.NDArray[np.float32]:
+        weights = self._weight_of[feedback]
         if self._options.half_life_days is not None:
             age = (self._end_ms - history.records["timestamp_ms"]) / (self._options.half_life_days * _DAY_MS)
             weights = weights * np.exp2(-age).astype(np.float32)

@@ -142,6 +142,11 @@ class _Stopped(click.ClickException):
     help=f"How much a target counts by what the user did with it, such as skip=0.2: {', '.join(FEEDBACK)}.",
 )  # fmt: skip
 @click.option(
+    "--condition-on", "conditioned_on", multiple=True, type=click.Choice(FEEDBACK),
+    callback=lambda context, parameter, kinds: kinds or None,
+    help="Tell training which targets had this feedback, such as skip: they teach, but not to list them.",
+)  # fmt: skip
+@click.option(
     "--half-life-days", type=FiniteFloatRange(min=0, min_open=True), metavar="DAYS",
     help="Let targets count half as much for each such time before the end.",
 )  # fmt: skip

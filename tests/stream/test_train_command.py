@@ -164,6 +164,7 @@ def test_attributes_and_overrides_shape_the_model(log: Path, tmp_path: Path) -> 
         "--set", 'ranking=["like"]', "--set", "mask=mixed", "--videos", videos, "--video-categories", "author",
         "--video-numbers", "seconds", "--users", users, "--user-categories", "country",
         "--weight", "like=2", "--weight", "skip=0.5", "--half-life-days", 3, "--negatives", "all",
+        "--condition-on", "skip", "--condition-on", "watch",
         "--average-decay", 0.9, "--option", "schedule=cosine",
     )  # fmt: skip
     assert result.exit_code == 0, result.output

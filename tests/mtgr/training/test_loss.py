@@ -19,6 +19,7 @@ from mtgr.catalog import Catalog
 from mtgr.model.mtgr import MTGR
 from mtgr.training import loss as loss_module
 from mtgr.training.batches import Batch, _draws
+from mtgr.training.conditions import FeedbackConditions
 from mtgr.training.loss import NextVideoLoss, OutcomeLoss
 from mtgr.training.negatives import NOBODY, NegativeSampler
 from mtgr.training.options import TrainingOptions, WindowNegatives
@@ -96,6 +97,61 @@ def test_videos_shown_as_new_compete_as_new() -> None:
         hidden = model(batch.rows, batch.layout, batch.roles, batch.cold)
         found = NextVideoLoss("later")(model, hidden, batch)
     assert found.item() == pytest.approx(_by_hand(model, hidden, batch, "later"), rel=1e-5)
+
+
+@pytest.mark.parametrize("cold_share", [0.0, 0.5])
+def test_a_condition_moves_the_query_and_the_bias_of_every_video(cold_share: float) -> None:
+    """The loss is the cross entropy of a head whose hidden state and biases are those of the target's feedback."""
+    model = _model(item_bias=True, spare_items=2)
+    catalog = Catalog(NAMES, 4, 2)
+    model.embeddings.video.describe(catalog, {}, model.config)
+    options = msgspec.structs.replace(
+        PLAIN, negatives="all", cold_share=cold_share, conditioned_on=("watch", "like")
+    )
+    batch, _ = batch_of(LEARNT, model.config, options, catalog)
+    assert set(batch.conditions.tolist()) == {1, 2}
+    batch = replace(batch, conditions=batch.conditions - 1)  # the targets of the first kind have none now
+    conditions = FeedbackConditions(1, model.config.d_model, model.config.n_indices)
+    with torch.no_grad():
+        for parameter in conditions.parameters():
+            torch.nn.init.normal_(parameter)
+        hidden = model(batch.rows, batch.layout, batch.roles, batch.cold)
+        found = NextVideoLoss("all", conditions)(model, hidden, batch)
+        cold, video = batch.cold_videos, model.embeddings.video
+        everything = torch.arange(26)
+        indices = everything if cold is None else torch.where(cold, video.bucket_of[:26], everything)
+        keys = torch.nn.functional.normalize(video(everything, cold), dim=-1)
+        expected = 0.0
+        for place, target, weight, told in zip(
+            batch.places, batch.targets, batch.weights, batch.conditions, strict=True
+        ):
+            query, bias = model.head.norm(hidden[place]), model.head.bias[indices]  # type: ignore[index]
+            if told:
+                query, bias = query + conditions.offsets[0], bias + conditions.biases[0][indices]
+            logits = functional.normalize(query, dim=-1) @ keys.T / model.head.temperature + bias
+            expected -= weight.item() * torch.log_softmax(logits, 0)[target].item()
+    assert found.item() == pytest.approx(expected / len(batch.targets), rel=1e-4)
+
+
+@pytest.mark.parametrize("cold_share", [0.0, 0.5])
+def test_drawn_negatives_have_the_biases_of_the_condition(cold_share: float) -> None:
+    """Where every target has the condition, its biases are as good as those of the head."""
+    model = _model(item_bias=True, spare_items=2)
+    catalog = Catalog(NAMES, 4, 2)
+    model.embeddings.video.describe(catalog, {}, model.config)
+    options = msgspec.structs.replace(PLAIN, negatives=10, cold_share=cold_share, conditioned_on=("watch",))
+    batch, _ = batch_of(histories("abcdef", "mnbopa"), model.config, options, catalog)
+    assert batch.draws is not None
+    assert batch.conditions.all()
+    conditions = FeedbackConditions(1, model.config.d_model, model.config.n_indices)
+    with torch.no_grad():
+        torch.nn.init.normal_(conditions.biases)
+        hidden = model(batch.rows, batch.layout, batch.roles, batch.cold)
+        found = NextVideoLoss("later", conditions)(model, hidden, batch)
+        assert model.head.bias is not None
+        model.head.bias += conditions.biases[0]
+        expected = NextVideoLoss("later")(model, hidden, batch)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_logits_beyond_memory_are_computed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ OPTIONS: dict[str, Any] = {
     "dropout": 0.1,
     "average_decay": 0.9,
     "weight_decay": 0.01,
+    "conditioned_on": ["watch"],
     "cold_share": 0.2,
     "bare_share": 0.2,
 }

@@ -183,6 +183,41 @@ def test_a_training_that_diverges_late_names_what_is_kept(monkeypatch: pytest.Mo
     assert all(tensor.isfinite().all() for weights in kept for tensor in weights.values())
 
 
+def test_what_users_skip_is_learnt_and_not_listed() -> None:
+    """After one video two of three users skip another, the third goes on to a long view: told of it, the model lists
+    what is viewed; else what is skipped. What is kept is the same kind of model either way.
+    """
+    events: list[Event] = []
+    for user in range(90):
+        skips = user % 3 > 0
+        events.append(watch(f"u{user}", f"{user}-0", video_id="first", timestamp_ms=0))
+        events.append(
+            watch(
+                f"u{user}", f"{user}-1", video_id="skipped" if skips else "viewed", timestamp_ms=1,
+                watch_seconds=1.0 if skips else 40.0, watch_ratio=0.05 if skips else 1.0,
+            )
+        )  # fmt: skip
+        events.append(watch(f"u{user}", f"{user}-2", video_id=f"v{user % 7}", timestamp_ms=2))
+    lists, kept = [], []
+    for told in ((), ("skip",)):
+        trained = train(
+            TrainingInputs(
+                events=events,
+                config=CONFIG.replace(item_bias=True),
+                options=TrainingOptions(epochs=20, negatives="all", conditioned_on=told, device="cpu"),  # type: ignore[arg-type]
+                protocol=None,
+            )
+        )
+        encoded = RowEncoder(trained.config, trained.catalog).encode(History.from_events(events[:1]))  # type: ignore[list-item]
+        with torch.no_grad():
+            hidden = trained.model(torch.from_numpy(encoded.rows), Layout.of(encoded.lengths))[-1]
+            logits = trained.model.logits(hidden, len(trained.catalog))
+        lists.append(logits[trained.catalog.index("viewed")] > logits[trained.catalog.index("skipped")])
+        kept.append({name: tensor.shape for name, tensor in trained.model.state_dict().items()})
+    assert lists == [False, True]
+    assert kept[0] == kept[1]
+
+
 def test_a_video_nobody_has_watched_is_ranked_by_its_attributes() -> None:
     """Users watch videos of one colour: a new video of that colour stands above a new one of the other."""
     chance = random.Random(0)

@@ -124,6 +124,23 @@ def test_a_target_weighs_by_the_strongest_thing_the_user_did_with_it() -> None:
     assert _weights(windows) == pytest.approx([0.5 / 1.5, 1 / 1.5, 3 / 1.5])
 
 
+def test_a_target_has_the_condition_of_its_feedback() -> None:
+    """Numbered as the options name the kinds, and none for what is of no kind named, or no target."""
+    events = [
+        watch("u", "1", video_id="a", watch_seconds=1.0, watch_ratio=0.1),
+        watch("u", "2", video_id="b", watch_seconds=20.0, watch_ratio=0.3),
+        *words("cC"),
+    ]
+    for kinds, expected in {
+        (): [0, 0, 0, 0, 0],
+        ("skip",): [1, 0, 0, 0, 0],
+        ("like", "skip"): [2, 0, 1, 0, 0],
+    }.items():
+        options = TrainingOptions(conditioned_on=kinds)  # type: ignore[arg-type]
+        windows = make_windows({"u": History.from_events(list(events))}, CONFIG, CATALOG, options)
+        assert windows.conditions.tolist() == expected
+
+
 def test_targets_weigh_half_for_each_half_life() -> None:
     """By the target's own age before the newest event of what is learnt."""
     day = 86_400_000
