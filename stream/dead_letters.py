@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Literal
 
+from aiokafka import TopicPartition
 from msgspec import Struct, structs
 
 from schemas.dead_letters import DeadLetter
@@ -29,11 +30,11 @@ class DeadRecord(Struct, frozen=True):
     headers: tuple[tuple[str, bytes | None], ...]
 
     @classmethod
-    def of(cls, record: Any, stage: Stage, error_class: str, message: str) -> DeadRecord:
-        """Wrap a consumed record and say why it died."""
+    def of(cls, tp: TopicPartition, record: Any, stage: Stage, error_class: str, message: str) -> DeadRecord:
+        """Wrap a record consumed from a partition and say why it died."""
         letter = DeadLetter.make(
-            topic=record.topic,
-            partition=record.partition,
+            topic=tp.topic,
+            partition=tp.partition,
             offset=record.offset,
             stage=stage,
             exception_class=error_class,

@@ -200,7 +200,9 @@ class Partition:
                 if record.key != user_id.encode():
                     raise KeyMismatch(_mismatch(record.key, user_id))
             except UndecodableEvent as error:
-                self._dead.append(DeadRecord.of(record, error.stage, type(error).__name__, str(error)))
+                self._dead.append(
+                    DeadRecord.of(self.tp, record, error.stage, type(error).__name__, str(error))
+                )
                 counts.dead[error.stage] = counts.dead.get(error.stage, 0) + 1
                 continue
             kind = tags[type(event)]

@@ -19,6 +19,7 @@ from stream.hot_keys import HotKeys, Share
 from stream.kafka import client_options, is_connection_error, stop
 from stream.observability import Metrics
 from stream.partition import Partition, Phase
+from stream.plain_records import PlainRecordsConsumer
 from stream.settings import KafkaSettings, Settings
 
 log = structlog.get_logger(__name__)
@@ -47,7 +48,7 @@ def heartbeat_ms(kafka: KafkaSettings) -> int:
 def events_consumer(settings: Settings) -> AIOKafkaConsumer:
     """The consumer of the events topic, not yet started: offsets are committed by the commit cycle alone."""
     kafka = settings.kafka
-    return AIOKafkaConsumer(
+    return PlainRecordsConsumer(
         **client_options(kafka),
         group_id=kafka.group_id,
         group_instance_id=kafka.group_instance_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from aiokafka import TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,8 @@ from schemas.dead_letters import DeadLetter, original_headers
 from schemas.lists import TriggerEvent
 from stream.dead_letters import DeadLetterGuard, DeadRecord
 from stream.errors import Fatal
+
+TP = TopicPartition("user-events", 3)
 
 shares = st.integers(1, 16).map(lambda sixteenths: sixteenths / 16)
 
@@ -22,8 +25,6 @@ class Record:
     value: bytes | None = b"{}"
     headers: tuple[tuple[str, bytes | None], ...] = ()
     timestamp: int = 5
-    topic: str = "user-events"
-    partition: int = 3
     offset: int = 17
 
 
@@ -38,7 +39,7 @@ def test_a_dead_record_is_kept_whole(
     key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]], message: str
 ) -> None:
     """Key, value, time and headers stay as they were, and the reason reads back from the headers beside them."""
-    dead = DeadRecord.of(Record(key, value, tuple(headers)), "decode", "MalformedEvent", message)
+    dead = DeadRecord.of(TP, Record(key, value, tuple(headers)), "decode", "MalformedEvent", message)
     assert (dead.key, dead.value, dead.timestamp_ms) == (key, value, 5)
     assert dead.all_headers()[: len(headers)] == headers
     assert original_headers(dead.all_headers()) == headers
@@ -69,9 +70,8 @@ def test_a_refused_list_whose_event_is_gone_still_names_its_place() -> None:
 @given(st.integers(0, 3_000), st.sampled_from([0, 1, 100, 1_000, 70_000]))
 def test_a_dead_letter_fits_its_topic(value_bytes: int, max_bytes: int) -> None:
     """Of a record too large for the topic as much is kept as fits, and always the reason."""
-    dead = DeadRecord.of(
-        Record(b"k" * 40, b"v" * value_bytes, (("h", b"x" * 30),)), "decode", "OversizedEvent", "m"
-    )
+    record = Record(b"k" * 40, b"v" * value_bytes, (("h", b"x" * 30),))
+    dead = DeadRecord.of(TP, record, "decode", "OversizedEvent", "m")
     fitting = dead.fitting(max_bytes)
     assert fitting.letter == dead.letter
     assert fitting.value in (dead.value, None)
