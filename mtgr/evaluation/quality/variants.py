@@ -50,7 +50,7 @@ VARIANTS: Final[Mapping[str, Variant]] = {
     "no-user-attributes": Variant("no attributes of users", without_users=True),
     "no-event-features": Variant("no features of events", config={"discrete": [], "continuous": []}),
     "equal-weights": Variant("all watches count alike", options={"weights": {}, "half_life_days": None}),
-    "no-conditions": Variant("what a target's feedback was not told", options={"conditioned_on": []}),
+    "no-conditions": Variant("training not told of the feedback of targets", options={"conditioned_on": []}),
     "ranking-heads": Variant("with heads for watch-through, like and share",
                              config={"ranking": ["watch_through", "like", "share"]},
                              options={"ranking_weight": 0.2}),
