@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 from typing import Any
 
@@ -36,7 +37,7 @@ from mtgr.history import RECORD_DTYPE, History, event_digest
 from mtgr.requests import ListResult
 from schemas.codecs import encode_event
 from schemas.dead_letters import REPLAYED_HEADER
-from schemas.events import Forget
+from schemas.events import Event, Forget
 from schemas.lists import RecommendationList
 from stream.dead_letters import DeadRecord
 from stream.partition import CommitWork, Partition, PendingList, Phase
@@ -748,3 +749,55 @@ def test_late_and_out_of_order_events_have_the_place_of_their_arrival() -> None:
     assert stored == times
     assert late == 1
     assert partition.cache.get("u").last_ms == 9_500
+
+
+def _profiles_and_forgets(user_id: str, number: int) -> list[Event | Forget]:
+    return [profile(user_id, number, age=number), Forget(event_id="f", user_id=user_id, timestamp_ms=number)]
+
+
+few_users = st.sampled_from(["a", "b", "ü"])
+any_records = st.lists(
+    st.builds(
+        lambda event, content_type, fields: (event, content_type, fields),
+        events(few_users, st.sampled_from([f"e{number}" for number in range(9)]))
+        | st.builds(_profiles_and_forgets, few_users, st.integers(0, 3)).flatmap(st.sampled_from),
+        st.sampled_from(["application/json", "application/msgpack"]),
+        st.sampled_from([{}, {}, {}, {"value": None}, {"value": b"{}"}, {"key": b"someone else"}]),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=60)
+@given(any_records, st.sets(st.integers(0, 60)), st.sets(st.integers(0, 60)))
+def test_it_does_not_matter_how_many_records_are_folded_at_once(
+    drawn: list[tuple[Any, Any, dict[str, Any]]], ends: set[int], replayed: set[int]
+) -> None:
+    """However a run of records is cut, states, dead letters, counts and owed lists are those of one after another."""
+    records = []
+    for offset, (event, content_type, fields) in enumerate(drawn):
+        headers = [("content-type", content_type.encode()), ("traceparent", b"00-%d" % (offset // 4))]
+        if offset in replayed:
+            headers.append((REPLAYED_HEADER, b"1"))
+        made = {"value": encode_event(event, content_type), "headers": tuple(headers), **fields}
+        records.append(record_of(event, offset, **made))
+
+    def outcome(cuts: list[int]) -> tuple[Any, ...]:
+        partition = running(max_event_bytes=1 << 20)
+        counted: Counter[str] = Counter()
+        for begin, end in pairwise(cuts):
+            counts = partition.fold(records[begin:end], 0.0)
+            counted.update(counts.events)
+            counted.update(counts.dead)
+            counted.update(duplicates=counts.duplicates, late=counts.out_of_order)
+        lists = [
+            (one.request, one.session_id, one.trigger, one.traceparent, one.since_ms, one.events)
+            for one in take_all(partition)
+        ]
+        work = partition.take_work()
+        made = (work.changes, work.dead, work.offset, work.nbytes) if work is not None else None
+        return made, lists, +counted, partition.cache.nbytes, partition.next_offset
+
+    one_by_one = outcome(list(range(len(records) + 1)))
+    assert outcome(sorted({0, len(records)} | {end for end in ends if end < len(records)})) == one_by_one
+    assert outcome([0, len(records)]) == one_by_one

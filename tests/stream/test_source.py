@@ -38,10 +38,12 @@ class Consumer:
         self.sought: list[tuple[TopicPartition, int]] = []
         self.fetches: asyncio.Queue[dict[TopicPartition, list[Record]] | Exception] = asyncio.Queue()
         self.polls = 0
+        self.asked: list[int] = []  # how many records at most, poll by poll
         self.polled = asyncio.Condition()
 
     async def getmany(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Record]]:
         self.polls += 1
+        self.asked.append(max_records)
         async with self.polled:
             self.polled.notify_all()
         try:
@@ -131,6 +133,20 @@ async def test_records_reach_their_partition_and_are_counted() -> None:
     assert world.sample("mtgr_owed_users") == 3
     assert world.sample("mtgr_consumer_lag", topic=TOPIC, partition="0") == 96
     assert world.sample("mtgr_state_users", topic=TOPIC, partition="1") == 1
+
+
+async def test_what_is_there_is_read_in_one_turn_up_to_its_limit() -> None:
+    """Records are asked for until there are no more or a turn has had its share; then lists are looked at."""
+    partition = running()
+    world = World(partition)
+    turns: list[int | None] = []
+    world.source._on_folded = lambda: turns.append(partition.next_offset)
+    for offset in range(0, 200, 50):
+        world.fetched({partition.tp: likes(["a"] * 50, offset)})
+    async with world.reading():
+        await world.until(lambda: len(turns) == 2)
+    assert turns == [100, 200]
+    assert world.consumer.asked[:4] == [100, 50, 100, 50]
 
 
 async def test_a_full_partition_is_paused_and_stalls_nobody() -> None:
