@@ -62,7 +62,7 @@ class KafkaSettings(Struct, frozen=True, kw_only=True):
     max_poll_interval_ms: Annotated[int, Meta(ge=1_000, le=86_400_000)] = 300_000
     """A daemon that asks for no events for this long leaves its group; it asks while lists take long, too."""
     max_poll_records: Annotated[int, Meta(ge=1, le=1_000_000)] = 4_000
-    """Records taken from the fetch buffer at once."""
+    """Records folded before lists and commits have their turn."""
     compression: Literal["none", "snappy", "gzip", "lz4", "zstd"] = "none"
     """Compression of what is produced."""
 
