@@ -106,8 +106,11 @@ class Evaluation:
             COLD_ITEMS: self.popularity[self._targets] < cold_items,
             COLD_USERS: lengths < cold_users,
         }
-        self.missing_targets: Final = int(np.count_nonzero(self._targets >= self.items.catalog_size))
+        missing = np.flatnonzero(self._targets >= self.items.catalog_size).tolist()
+        self.missing_targets: Final = len(missing)
         """Cases whose target is not in the catalog: a miss for whoever ranks the catalog alone."""
+        self.missing_videos: Final = list(dict.fromkeys(targets[place] for place in missing))
+        """What these targets are, each once."""
 
     @property
     def table(self) -> CaseTable:

@@ -14,6 +14,7 @@ from msgspec import Meta, Struct, structs
 
 from mtgr.additions import encode_additions
 from mtgr.checkpoint import Checkpoint
+from mtgr.errors import InputError
 from mtgr.evaluation.baselines.launch import check_environment
 from mtgr.evaluation.evaluation import Evaluation, SystemResult
 from mtgr.evaluation.fitted import fit_baselines
@@ -40,6 +41,7 @@ VLLM: Final = "this model on vLLM"
 POPULARITY: Final = "most popular"
 
 _NEEDED: Final[tuple[Part, ...]] = ("test",)
+_EXAMPLES: Final = 3
 
 _Ranker = Callable[[OnProgress], Rankings]
 
@@ -64,6 +66,11 @@ class EvaluationOptions(Struct, frozen=True, kw_only=True):
     """Whether timestamps are times and not only an order; baselines that go by time have use of it."""
 
 
+def examples(video_ids: Sequence[str]) -> str:
+    """The first few ids, as messages show them."""
+    return ", ".join(repr(video) for video in video_ids[:_EXAMPLES])
+
+
 class CheckpointEvaluation:
     """A checkpoint, the catalog it has here, and the cases it is tested on.
 
@@ -78,7 +85,8 @@ class CheckpointEvaluation:
         options: EvaluationOptions,
         new_videos: Sequence[NewVideo] = (),
     ) -> None:
-        """InputError if the log cannot be split, the checkpoint is wrong, or the baselines have no environment.
+        """InputError if the log cannot be split, the checkpoint is wrong or knows no target, or the baselines have no
+        environment.
 
         new_videos: those not in the catalog yet join it, as far as it has spare places; `added` says how many.
         """
@@ -104,6 +112,12 @@ class CheckpointEvaluation:
             cold_users=options.cold_users,
             seed=options.seed,
         )
+        if self.evaluation.missing_targets == len(self.evaluation.cases):
+            raise InputError(
+                f"none of the {len(self.evaluation.cases):,} targets is in the catalog of {checkpoint.directory}: "
+                f"they are such as {examples(self.evaluation.missing_videos)}, where its videos are such as "
+                f"{examples(checkpoint.catalog.video_ids)}; name a log with the ids that it was trained with"
+            )
 
     @property
     def judges_heads(self) -> bool:

@@ -19,7 +19,7 @@ from mtgr.evaluation.baselines import MODELS
 from mtgr.evaluation.protocol import LeaveOneOut, Protocol, TimeSplit
 from mtgr.evaluation.rankings import OnProgress
 from mtgr.evaluation.report import EvaluationReport, save_report
-from mtgr.evaluation.run import CheckpointEvaluation, EvaluationOptions, Lists
+from mtgr.evaluation.run import CheckpointEvaluation, EvaluationOptions, Lists, examples
 from mtgr.evaluation.targets import Target
 from mtgr.requests import NewVideo
 from mtgr.serving.options import EngineOptions
@@ -208,7 +208,7 @@ def _tell(prepared: CheckpointEvaluation, checkpoint: Checkpoint, videos: Path |
     if evaluation.missing_targets:
         _say(
             f"{evaluation.missing_targets:,} of the {len(evaluation.cases):,} targets are not in the catalog of "
-            f"{checkpoint.directory}: they count as misses"
+            f"{checkpoint.directory}, such as {examples(evaluation.missing_videos)}: they count as misses"
         )
     if config.ranking and not prepared.judges_heads:
         _say("the ranking heads are judged by what users were shown after a moment: --split time")

@@ -70,7 +70,7 @@ def test_a_checkpoint_is_judged_beside_popularity(checkpoint: Path, log: Path, t
     result = _evaluate("--checkpoint", checkpoint, "--events", log, "--json", out, "--k", 5, "--k", 50)
     assert result.exit_code == 0
     assert result.stderr == (
-        f"1 of the {USERS} targets are not in the catalog of {checkpoint}: they count as misses\n"
+        f"1 of the {USERS} targets are not in the catalog of {checkpoint}, such as 'elsewhere': they count as misses\n"
     )
     for text in (
         "random (version ",
@@ -308,6 +308,19 @@ def test_a_log_of_one_user_and_a_log_of_nothing_new_are_told(checkpoint: Path, t
         InputError, match="the test part is empty: none of the 2 users has two new watched videos"
     ):
         _evaluate("--checkpoint", checkpoint, "--events", path)
+
+
+def test_a_log_of_other_videos_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """Zeros would look like a bad model: what the ids are like, and what they should be like, stands in one line."""
+    path = tmp_path / "log.jsonl"
+    lines = [encode_event(watch(f"u{n % 4}", str(n), f"item-{n}"), JSON) for n in range(20)]
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(InputError) as caught:
+        _evaluate("--checkpoint", checkpoint, "--events", path)
+    assert str(caught.value) == (
+        f"none of the 4 targets is in the catalog of {checkpoint}: they are such as 'item-16', 'item-17', 'item-18', "
+        "where its videos are such as 'v0', 'v1', 'v2'; name a log with the ids that it was trained with"
+    )
 
 
 def test_what_is_no_event_is_counted_where_it_may_be_skipped(
