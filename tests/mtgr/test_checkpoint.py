@@ -190,7 +190,7 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str, str]] = [
         "model out of bounds",
         _edit_config(lambda c: c["model"].update(n_heads=0)),
         "config.json",
-        "model: Expected `int` >= 1 - at `$.n_heads`",
+        "model: n_heads is 0, where a whole number of at least 1 and at most 512 is wanted",
     ),
     (
         "engine's keys disagree",

@@ -41,19 +41,25 @@ def test_token_ids_are_items_then_buckets_then_the_profile() -> None:
     [
         ({"d_modle": 64}, "unknown key 'd_modle'; did you mean d_model?"),
         ({"wheels": 4}, "unknown key 'wheels'; known are d_model, "),
-        ({"d_model": 4}, "Expected `int` >= 8 - at `$.d_model`"),
-        ({"d_model": "64"}, "Expected `int`, got `str` - at `$.d_model`"),
-        ({"n_layers": 0}, "Expected `int` >= 1 - at `$.n_layers`"),
-        ({"max_events": 100}, "multiple of 16 - at `$.max_events`"),
-        ({"temperature": 0}, "Expected `float` > 0.0 - at `$.temperature`"),
-        ({"positions": "relative"}, "Invalid enum value 'relative' - at `$.positions`"),
+        ({"d_model": 4}, "d_model is 4, where a whole number of at least 8 and at most 65536 is wanted"),
+        (
+            {"d_model": "64"},
+            "d_model is '64', where a whole number of at least 8 and at most 65536 is wanted",
+        ),
+        ({"n_layers": 0}, "n_layers is 0, where a whole number of at least 1 and at most 512 is wanted"),
+        (
+            {"max_events": 100},
+            "max_events is 100, where a whole number of at least 16, at most 65536 and a mult",
+        ),
+        ({"temperature": 0}, "temperature is 0, where a number above 0 and at most 1000 is wanted"),
+        ({"positions": "relative"}, "positions is 'relative', where one of absolute, none is wanted"),
         (
             {"n_items": 1 << 24},
             "n_items + spare_items + unknown_buckets is 16777280, where 3 byte lanes hold 16777216",
         ),
         (
             {"video_numbers": [{"name": "length", "scale": 0}]},
-            "Expected `float` > 0.0 - at `$.video_numbers[0].scale`",
+            "video_numbers[0].scale is 0, where a number above 0 is wanted",
         ),
         (
             {"video_categories": [{"name": "tag", "size": 8}], "video_numbers": [{"name": "tag"}]},
@@ -62,7 +68,7 @@ def test_token_ids_are_items_then_buckets_then_the_profile() -> None:
         ({"ranking": ["like", "like"]}, "ranking head 'like' stands there 2 times"),
         ({"discrete": [{"name": "hour", "size": 24}] * 2}, "feature 'hour' stands there 2 times"),
         ({"discrete": [{"name": "hour", "size": 300}]}, "feature 'hour': 300 values do not fit 1 byte lanes"),
-        ({"discrete": [{"name": "hour", "sice": 24}]}, "unknown field `sice` - at `$.discrete[0]`"),
+        ({"discrete": [{"name": "hour", "sice": 24}]}, "discrete[0]: object contains unknown field `sice`"),
     ],
 )
 def test_a_wrong_config_names_the_field_and_what_would_be_right(

@@ -224,9 +224,23 @@ def test_ctrl_c_saves_and_resume_goes_on(log: Path, tmp_path: Path, monkeypatch:
     ("arguments", "message"),
     [
         (("--set", "n_layer=2"), "--set: unknown key 'n_layer'; did you mean n_layers"),
-        (("--set", "n_layers=0"), "--set: Expected `int` >= 1 - at `$.n_layers`"),
+        (
+            ("--set", "n_layers=0"),
+            "--set: n_layers is 0, where a whole number of at least 1 and at most 512 is wanted",
+        ),
+        (
+            ("--set", "ranking=like"),
+            "--set: ranking is 'like', where a list such as [\"like\"] (of like, sha",
+        ),
         (("--option", "epoch=2"), "--option: unknown key 'epoch'; did you mean epochs"),
-        (("--option", "average_decay=1"), "--option: Expected `float` < 1.0 - at `$.average_decay`"),
+        (
+            ("--option", "average_decay=1"),
+            "average_decay is 1, where a number above 0 and below 1 or null is wanted",
+        ),
+        (
+            ("--option", "precision=float16"),
+            "precision is 'float16', where one of auto, bfloat16, float32 is wanted",
+        ),
         (("--split", "time", "--cut", "2030-01-01"), "cut: 2030-01-01T00:00:00+00:00 is not within the log"),
         (("--resume",), "nothing to resume"),
         (("--user-categories", "country"), "the profiles of the events: nothing has an attribute 'country'"),

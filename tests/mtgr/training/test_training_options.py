@@ -23,11 +23,17 @@ VIDEOS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, r"`int` >= 1 - at `\$\.epochs`"),
-        ({"negatives": "some"}, r"at `\$\.negatives`|`negatives`"),
-        ({"weights": {"dislike": 1}}, r"Invalid enum value 'dislike'"),
-        ({"weights": {"like": -1}}, r"`float` >= 0"),
-        ({"dropout": 1.0}, r"`float` < 1\.0 - at `\$\.dropout`"),
+        ({"epochs": 0}, r"epochs is 0, where a whole number of at least 1 is wanted"),
+        ({"negatives": "some"}, r"negatives is 'some', where a whole number of at least 1 or all is wanted"),
+        (
+            {"weights": {"dislike": 1}},
+            r"weights is {'dislike': 1}, where each key should be one of .*, skip, watch",
+        ),
+        (
+            {"weights": {"like": -1}},
+            r"weights is {'like': -1}, where .*, each value a number of at least 0 is wanted",
+        ),
+        ({"dropout": 1.0}, r"dropout is 1.0, where a number of at least 0 and below 1 is wanted"),
         ({"epoch": 3}, r"unknown key 'epoch'; did you mean epochs"),
     ],
 )
