@@ -39,7 +39,9 @@ def read_table(
     id_column, chosen = choose_columns(table.names, id_column, columns, path)
     for column in lists:
         if column not in chosen:
-            raise InputError(f"{path}: {column!r} is a list, but no attribute{did_you_mean(column, chosen)}")
+            raise InputError(
+                f"{path}: there is no attribute {column!r} to be read as a list{did_you_mean(column, chosen)}"
+            )
     with table.reading():
         rows = table.rows.select(PLACE, FAULT, id_column, *chosen).collect()
         rows = rows.with_columns(

@@ -13,7 +13,6 @@ import click
 from mtgr.attributes import pack_attributes
 from mtgr.checkpoint import Checkpoint, open_checkpoint
 from mtgr.datasets import parse_mapping
-from mtgr.datasets.attributes import read_attributes
 from mtgr.errors import EngineFailed
 from mtgr.evaluation.baselines import MODELS
 from mtgr.evaluation.protocol import LeaveOneOut, Protocol, TimeSplit
@@ -26,6 +25,7 @@ from mtgr.serving.options import EngineOptions
 from stream.consoles import counting_bar, table_console
 from stream.observability import configure_logging
 from stream.settings import LogSettings
+from stream.tools.attribute_options import attributes_of, user_list_option, video_list_option
 from stream.tools.engine_options import engine_options
 from stream.tools.evaluation_table import accuracy_table, difference_lines, head_table, list_table
 from stream.tools.event_log_options import mapping_option, skip_invalid_option
@@ -56,10 +56,12 @@ _DEFAULTS: Final = EvaluationOptions()
     "--videos", type=click.Path(path_type=Path), metavar="FILE",
     help="Attributes of videos; those that the model was not trained with join its catalog.",
 )  # fmt: skip
+@video_list_option
 @click.option(
     "--users", type=click.Path(path_type=Path), metavar="FILE",
     help="Attributes of users; a profile in the log replaces them.",
 )  # fmt: skip
+@user_list_option
 @click.option(
     "--split", type=click.Choice(["leave-one-out", "time"]), default="leave-one-out", show_default=True,
     help="Test each user's last target, or the first at or after --cut.",
@@ -119,7 +121,9 @@ def command(
     mapping: tuple[str, ...],
     skip_invalid: bool,
     videos: Path | None,
+    video_lists: dict[str, str],
     users: Path | None,
+    user_lists: dict[str, str],
     split: str,
     cut: int | None,
     target: Target,
@@ -159,8 +163,10 @@ def command(
         times=columns is None or columns.time is not None,
     )
     checkpoint = open_checkpoint(directory)
-    new_videos = _new_videos(videos)
-    log = read_log([*files, *more_files], columns, users, skip_invalid=skip_invalid)
+    described = attributes_of(videos, video_lists, "videos")
+    new_videos = [NewVideo(video, pack_attributes(attributes)) for video, attributes in described.items()]
+    known = attributes_of(users, user_lists, "users")
+    log = read_log([*files, *more_files], columns, known, skip_invalid=skip_invalid)
     prepared = CheckpointEvaluation(checkpoint, log, protocol, options, new_videos)
     _tell(prepared, checkpoint, videos)
     try:
@@ -187,13 +193,6 @@ def _protocol(split: str, cut: int | None, target: Target, histories: str, *, in
             "--histories goes with --split time: leave-one-out knows all before the target"
         )
     return LeaveOneOut(target=target, exclude_seen=not include_seen)
-
-
-def _new_videos(path: Path | None) -> list[NewVideo]:
-    if path is None:
-        return []
-    described = read_attributes(path)
-    return [NewVideo(video, pack_attributes(attributes)) for video, attributes in described.items()]
 
 
 def _tell(prepared: CheckpointEvaluation, checkpoint: Checkpoint, videos: Path | None) -> None:

@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from mtgr.datasets import ColumnMapping, SkippedRecords, parse_mapping, read_events
-from mtgr.datasets.attributes import read_attributes
 from mtgr.datasets.wire_log import decode_lines
 from schemas.attributes import Attributes
 from schemas.codecs import JSON, MESSAGEPACK, ContentType
@@ -28,6 +27,7 @@ from stream.kafka import quieten
 from stream.numbers import FiniteFloatRange
 from stream.observability import configure_logging
 from stream.settings import Settings, settings_options
+from stream.tools.attribute_options import attributes_of, video_list_option
 from stream.tools.event_log_options import mapping_option, skip_invalid_option
 from stream.tools.pacing import LogPace, Pace, RatePace, Unpaced
 from stream.tools.producer import EventProducer, SendFailed, Sent
@@ -50,6 +50,7 @@ _CONTENT_TYPES: Final[dict[str, ContentType]] = {"json": JSON, "msgpack": MESSAG
     help="Attributes of videos, sent to the videos topic before any event: CSV, Parquet or JSON lines, with the ids "
     "in a column video_id or the first one.",
 )  # fmt: skip
+@video_list_option
 @click.option("--rate", type=FiniteFloatRange(min=0, min_open=True), help="Events a second, at most.")
 @click.option("--log-speed", is_flag=True, help="Keep the gaps between events as they are in the log.")
 @click.option(
@@ -73,6 +74,7 @@ def command(
     settings: Settings,
     files: tuple[Path, ...],
     videos: Path | None,
+    video_lists: dict[str, str],
     rate: float | None,
     log_speed: bool,
     speedup: float | None,
@@ -103,7 +105,7 @@ def command(
     columns = parse_mapping(mapping) if mapping else None
     configure_logging(settings.log)
     quieten()
-    known = read_attributes(videos) if videos is not None else {}
+    known = attributes_of(videos, video_lists, "videos")
     run = _Run(settings.topics.events, skip_invalid)
     if resume is not None:
         position = Position.start_of(files, settings.topics.events, columns).resumed_from(resume)

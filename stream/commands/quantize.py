@@ -13,6 +13,7 @@ from mtgr.quantization.run import CALIBRATION_TOKENS, quantize_checkpoint
 from mtgr.quantization.scheme import Method
 from mtgr.training.trainer import choose_device
 from stream.consoles import counting_bar
+from stream.tools.attribute_options import attributes_of, user_list_option
 from stream.tools.event_log_options import mapping_option, skip_invalid_option
 from stream.tools.event_logs import read_log
 
@@ -47,6 +48,7 @@ _DEVICES: Final = ("auto", "cpu", "cuda")
     "--users", type=click.Path(path_type=Path), metavar="FILE",
     help="Attributes of users; a profile in the log replaces them.",
 )  # fmt: skip
+@user_list_option
 @click.option(
     "--calibration-tokens", "tokens", default=CALIBRATION_TOKENS, show_default=True, type=click.IntRange(1),
     help="Events of drawn users that awq is calibrated on.",
@@ -65,6 +67,7 @@ def command(
     mapping: tuple[str, ...],
     skip_invalid: bool,
     users: Path | None,
+    user_lists: dict[str, str],
     tokens: int,
     seed: int,
     device: str,
@@ -82,7 +85,8 @@ def command(
     log = None
     if files:
         columns = parse_mapping(mapping) if mapping else None
-        log = read_log(files, columns, users, skip_invalid=skip_invalid)
+        known = attributes_of(users, user_lists, "users")
+        log = read_log(files, columns, known, skip_invalid=skip_invalid)
     with counting_bar() as bar:
         task = bar.add_task("layers", total=checkpoint.config.n_layers)
         made = quantize_checkpoint(

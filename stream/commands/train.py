@@ -15,7 +15,6 @@ from mtgr.catalog import Catalog
 from mtgr.checkpoint import check_target, save_checkpoint
 from mtgr.config import ModelConfig
 from mtgr.datasets import SkippedRecords
-from mtgr.datasets.attributes import read_attributes
 from mtgr.evaluation.targets import Target
 from mtgr.presets import PRESETS, preset, recipe
 from mtgr.training.feedback import FEEDBACK
@@ -25,6 +24,7 @@ from mtgr.training.options import TrainingOptions
 from mtgr.training.run import RunDirectory
 from mtgr.training.trainer import TrainingInputs, choose_device, train
 from stream.numbers import FiniteFloatRange
+from stream.tools.attribute_options import attributes_of, user_list_option, video_list_option
 from stream.tools.event_log_options import mapping_option, skip_invalid_option
 from stream.tools.training_arguments import Negatives, assignments, feedback_weights, moment, names
 from stream.tools.training_inputs import (
@@ -67,12 +67,14 @@ class _Stopped(click.ClickException):
     "--videos", type=click.Path(path_type=Path), metavar="FILE",
     help="Attributes of videos, which are in the catalog then, watched or not: CSV, Parquet or JSON.",
 )  # fmt: skip
+@video_list_option
 @click.option("--video-categories", callback=names, metavar="NAME,...", help="Texts the model takes of them.")
 @click.option("--video-numbers", callback=names, metavar="NAME,...", help="Numbers the model takes of them.")
 @click.option(
     "--users", type=click.Path(path_type=Path), metavar="FILE",
     help="Attributes of users; profiles in the log come before them.",
 )  # fmt: skip
+@user_list_option
 @click.option("--user-categories", callback=names, metavar="NAME,...", help="Texts the model takes of them.")
 @click.option("--user-numbers", callback=names, metavar="NAME,...", help="Numbers the model takes of them.")
 @click.option(
@@ -187,9 +189,11 @@ def command(
     mapping: tuple[str, ...],
     skip_invalid: bool,
     videos: Path | None,
+    video_lists: dict[str, str],
     video_categories: tuple[str, ...],
     video_numbers: tuple[str, ...],
     users: Path | None,
+    user_lists: dict[str, str],
     user_categories: tuple[str, ...],
     user_numbers: tuple[str, ...],
     out: Path,
@@ -225,8 +229,8 @@ def command(
     if "n_items" in changes:
         raise click.UsageError("--set n_items: it follows from the events")
     config = with_changes(preset(preset_name), changes, spare_items)
-    described = read_attributes(videos) if videos is not None else {}
-    known = read_attributes(users) if users is not None else {}
+    described = attributes_of(videos, video_lists, "videos")
+    known = attributes_of(users, user_lists, "users")
     config = with_video_attributes(config, described, video_categories, video_numbers, videos)
 
     skipped = SkippedRecords()

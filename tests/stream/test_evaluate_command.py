@@ -130,7 +130,7 @@ def open_checkpoint_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_events=MAX_EVENTS,
         n_items=ITEMS,
         spare_items=1,
-        video_categories=(CategoricalAttribute("tag", 8),),
+        video_categories=(CategoricalAttribute("tag", 64, 2),),
         user_categories=(CategoricalAttribute("city", 8),),
         ranking=("watch_through", "like"),
     )
@@ -168,6 +168,21 @@ def test_new_videos_join_the_catalog(
     report = read_report(tmp_path / "out")
     assert (report.catalog, report.missing_targets) == (ITEMS + 1, 0)
     assert report.systems[0].ranks[report.cases.video_ids.index("elsewhere")] is not None
+
+
+def test_lists_of_new_videos_are_split(open_checkpoint_dir: Path, log: Path, tmp_path: Path) -> None:
+    """A cell of several texts is what it would be in a format that has lists."""
+    ranks = []
+    for name, text, more in (
+        ("a.csv", "video_id,tag\nelsewhere,food;music\n", ("--video-list", "tag=semicolon")),
+        ("a.jsonl", '{"video_id": "elsewhere", "tag": ["food", "music"]}\n', ()),
+        ("b.csv", "video_id,tag\nelsewhere,food;music\n", ()),
+    ):
+        (tmp_path / name).write_text(text)
+        arguments = ("--checkpoint", open_checkpoint_dir, "--events", log, "--videos", tmp_path / name, *more)
+        assert _evaluate(*arguments, "--json", tmp_path / "out").exit_code == 0
+        ranks.append(read_report(tmp_path / "out").systems[0].ranks)
+    assert ranks[0] == ranks[1] != ranks[2]
 
 
 def test_what_is_known_of_users_counts(open_checkpoint_dir: Path, log: Path, tmp_path: Path) -> None:

@@ -177,6 +177,57 @@ def test_attributes_and_overrides_shape_the_model(log: Path, tmp_path: Path) -> 
     open_checkpoint(out).load_model()
 
 
+def test_a_column_of_lists_is_learnt_as_lists(tmp_path: Path) -> None:
+    """A cell such as Action|Comedy is two texts, each with an embedding of its own: users who keep to one genre are
+    then told from those who keep to another, by videos of which each has two.
+    """
+    chance = random.Random(0)
+    genres = {f"v{number}": sorted({number % 4, 4 + number % 3}) for number in range(60)}
+    videos = tmp_path / "movies.csv"
+    rows = [f"{video},{'|'.join(f'genre {one}' for one in found)}" for video, found in genres.items()]
+    videos.write_text("\n".join(["video_id,genres", *rows]) + "\n")
+    log = tmp_path / "log.jsonl"
+    with log.open("wb") as file:
+        for user in range(60):
+            liked = [video for video in genres if user % 4 in genres[video]]
+            for place, video in enumerate(chance.sample(liked, 12)):
+                event = watch(f"u{user}", f"{user}-{place}", video_id=video, timestamp_ms=60 * place + user)
+                file.write(encode_event(event, JSON) + b"\n")
+    out = tmp_path / "out"
+    result = _train(
+        "--events", log, "--out", out, "--videos", videos, "--video-list", "genres=pipe",
+        "--video-categories", "genres", "--epochs", 6, "--negatives", "all", "--device", "cpu",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    (genre,) = open_checkpoint(out).config.video_categories
+    assert (genre.name, genre.size, genre.values) == ("genres", 128, 2)
+    ours, theirs = (
+        float(line.split()[-2]) for line in result.stdout.splitlines() if line.startswith(("this", "known"))
+    )
+    assert ours > 2 * theirs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--video-list", "genre=pipe"),
+            "movies.csv: there is no attribute 'genre' to be read as a list; did you mean g",
+        ),
+        (("--user-list", "city=pipe"), "--user-list needs --users FILE"),
+        (("--video-list", "genres"), "'genres' is not COLUMN=SEPARATOR, such as genres=pipe"),
+        (("--video-list", "genres=|", "--video-list", "genres=comma"), "'genres' is given twice"),
+    ],
+)
+def test_lists_that_are_none_are_told(log: Path, arguments: tuple[str, ...], message: str) -> None:
+    """A column that is not there, a file that is not named, and what has no separator."""
+    videos = log.parent / "movies.csv"
+    videos.write_text("video_id,genres\nv1,Action|Comedy\n")
+    result = _train("--events", log, "--out", log.parent / "out", "--videos", videos, *arguments)
+    assert result.exit_code
+    assert message in (str(result.exception) if isinstance(result.exception, InputError) else result.stderr)
+
+
 def test_the_split_and_the_part_are_chosen(log: Path, tmp_path: Path) -> None:
     """By time, or nothing held out; the validation part learnt too, or not."""
     out = tmp_path / "out"
