@@ -6,16 +6,12 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 from xxhash import xxh3_64
 
 from mtgr.evaluation.baselines import BaselineLists, BaselineOptions, read_lists, run_baselines, write_task
-from mtgr.evaluation.baselines.launch import OnEvent
+from mtgr.evaluation.baselines.launch import OnEvent, baselines_folder
 from mtgr.evaluation.protocol import Protocol, Split
-
-FITS: Final = Path(".baselines/fits")
-"""Where lists of fitted baselines are kept, in a folder for each task and length of lists."""
 
 
 def fit_baselines(
@@ -30,14 +26,16 @@ def fit_baselines(
 ) -> list[BaselineLists]:
     """Lists of k videos for the test cases from each of the models, in their order.
 
-    What was fitted on the same split before is taken from `FITS`. times: as in `write_task`, which says what the
+    What was fitted on the same split before is taken from `fits` in `baselines_folder`, where each task and length
+    of lists has a folder. times: as in `write_task`, which says what the
     models learn. Raises InputError as `run_baselines` does.
     """
-    FITS.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix="task-", dir=FITS))
+    fits = baselines_folder() / "fits"
+    fits.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix="task-", dir=fits))
     try:
         write_task(work, split, protocol, times=times)
-        out = FITS / f"{_digest(work)}-{k}"
+        out = fits / f"{_digest(work)}-{k}"
         options = BaselineOptions(models=tuple(models), seeds=(seed,), k=k)
         run_baselines(work, out, options, on_event)
     finally:

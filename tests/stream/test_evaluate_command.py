@@ -242,7 +242,7 @@ def test_without_their_environment_baselines_are_refused_at_once(
     checkpoint: Path, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is ranked before it is told how to make it."""
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MTGR_BASELINES", str(tmp_path))
     monkeypatch.setattr("mtgr.evaluation.run.rank_all", lambda *_, **__: pytest.fail("something was ranked"))
     with pytest.raises(InputError, match="`make baselines` makes it"):
         _evaluate("--checkpoint", checkpoint, "--events", log, "--baselines")

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     import polars as pl
 
 MODELS: Final = ("popularity", "recent-popularity", "item-knn", "sasrec", "hstu")
-ENVIRONMENT: Final = Path(".baselines/venv")
-"""Where `make baselines` puts the environment, from the project's folder."""
+FOLDER_VARIABLE: Final = "MTGR_BASELINES"
+"""The environment variable that names another folder than the checkout's."""
 
+_CHECKOUT: Final = Path(__file__).parents[3]
+_FOLDER: Final = ".baselines"
 _RUNNER: Final = Path(__file__).parent
 _ERROR_LINES: Final = 5
 
@@ -64,11 +66,29 @@ class BaselineLists(Struct, frozen=True):
     facts: dict[str, Any]
 
 
-def check_environment(environment: Path = ENVIRONMENT) -> Path:
-    """The Python of the baselines' environment; InputError if it is not there, so that it is told before the work."""
-    python = environment / "bin" / "python"
+def baselines_folder() -> Path:
+    """Where `make baselines` puts the environment (`venv`), and where fits are kept: one place, whatever the working
+    directory is.
+
+    It is what `MTGR_BASELINES` names, else `.baselines` in the checkout; without one, in the working directory.
+    """
+    if named := os.environ.get(FOLDER_VARIABLE):
+        return Path(named).absolute()
+    root = _CHECKOUT if (_CHECKOUT / "pyproject.toml").is_file() else Path.cwd()
+    return root / _FOLDER
+
+
+def check_environment(environment: Path | None = None) -> Path:
+    """The Python of the baselines' environment, by default the one in `baselines_folder`.
+
+    InputError if it is not there, so that it is told before the work.
+    """
+    python = (environment or baselines_folder() / "venv").absolute() / "bin" / "python"
     if not python.exists():
-        raise InputError(f"{python}: there is no environment for the baselines; `make baselines` makes it")
+        raise InputError(
+            f"{python}: there is no environment for the baselines; `make baselines` makes it in the checkout, and "
+            f"{FOLDER_VARIABLE} names the folder of one that is elsewhere"
+        )
     return python
 
 
@@ -99,7 +119,7 @@ def run_baselines(
     out: Path,
     options: BaselineOptions,
     on_event: OnEvent = lambda event: None,
-    environment: Path = ENVIRONMENT,
+    environment: Path | None = None,
 ) -> None:
     """Fit baselines on a task and write their lists to `out`; what is there already is not computed again.
 
@@ -109,7 +129,7 @@ def run_baselines(
     if unknown := [model for model in options.models if model not in MODELS]:
         raise InputError(f"baseline {unknown[0]!r} is not known; known are {', '.join(MODELS)}")
     command = [
-        str(python.absolute()), "-m", "runner", str(task.absolute()), str(out.absolute()),
+        str(python), "-m", "runner", str(task.absolute()), str(out.absolute()),
         "--models", ",".join(options.models),
         "--seeds", ",".join(str(seed) for seed in options.seeds),
         "--k", str(options.k), "--device", options.device, "--jobs", str(options.jobs),

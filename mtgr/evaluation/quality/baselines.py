@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from mtgr.evaluation.baselines import BaselineLists, BaselineOptions, read_lists, run_baselines, write_task
-from mtgr.evaluation.baselines.launch import ENVIRONMENT, OnEvent
+from mtgr.evaluation.baselines.launch import OnEvent
 from mtgr.evaluation.evaluation import Evaluation
 from mtgr.evaluation.protocol import Split
 from mtgr.evaluation.quality.data_sets import DataSet, Loaded
@@ -49,7 +49,7 @@ def run_baseline_systems(
     jobs: int = 1,
     search: bool = False,
     on_event: OnEvent = lambda event: None,
-    environment: Path = ENVIRONMENT,
+    environment: Path | None = None,
 ) -> Iterator[Run]:
     """Fit baselines and rank the test cases by them; what `work` holds already is not fitted again.
 

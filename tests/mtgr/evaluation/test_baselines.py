@@ -13,7 +13,7 @@ from events import watch
 
 from mtgr.errors import InputError
 from mtgr.evaluation.baselines import MODELS, BaselineOptions, read_lists, run_baselines, write_task
-from mtgr.evaluation.baselines.launch import ENVIRONMENT
+from mtgr.evaluation.baselines.launch import baselines_folder
 from mtgr.evaluation.protocol import LeaveOneOut, Protocol, TimeSplit
 from mtgr.training.log import EventLog
 
@@ -124,7 +124,7 @@ def test_lists_that_were_not_written_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    not (_PROJECT / ENVIRONMENT / "bin" / "python").exists(), reason="`make baselines` was not run"
+    not (baselines_folder() / "venv" / "bin" / "python").exists(), reason="`make baselines` was not run"
 )
 @pytest.mark.timeout(600)
 def test_rectools_recommends_new_videos_by_all_models(tmp_path: Path) -> None:
@@ -134,8 +134,7 @@ def test_rectools_recommends_new_videos_by_all_models(tmp_path: Path) -> None:
     write_task(tmp_path / "task", split, protocol, times=True)
     events: list[dict[str, Any]] = []
     options = BaselineOptions(models=MODELS, seeds=(3,), k=5, device="cpu", fit_seconds=1.0)
-    environment = _PROJECT / ENVIRONMENT
-    run_baselines(tmp_path / "task", tmp_path / "out", options, events.append, environment)
+    run_baselines(tmp_path / "task", tmp_path / "out", options, events.append)
     assert {event["model"] for event in events if event["event"] == "fitted"} == set(MODELS)
     for model in MODELS:
         fitted = read_lists(tmp_path / "out", model, 3)

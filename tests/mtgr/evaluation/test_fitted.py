@@ -9,8 +9,8 @@ import pytest
 from events import watch
 
 from mtgr.errors import InputError
-from mtgr.evaluation.baselines.launch import ENVIRONMENT, check_environment
-from mtgr.evaluation.fitted import FITS, fit_baselines
+from mtgr.evaluation.baselines.launch import FOLDER_VARIABLE, baselines_folder, check_environment
+from mtgr.evaluation.fitted import fit_baselines
 from mtgr.evaluation.protocol import LeaveOneOut, Protocol, TimeSplit
 from mtgr.training.log import EventLog
 
@@ -40,8 +40,8 @@ for model in options["--models"].split(","):
 @pytest.fixture(autouse=True)
 def _environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A runner in place of RecTools."""
-    monkeypatch.chdir(tmp_path)
-    python = ENVIRONMENT / "bin" / "python"
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "baselines"))
+    python = tmp_path / "baselines" / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     (tmp_path / "stand_in.py").write_text(RUNNER)
     python.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path / "stand_in.py"} "$@"\n')
@@ -84,14 +84,26 @@ def test_what_was_fitted_is_not_fitted_again(protocol: Protocol, learnt: int) ->
     assert fitted("sasrec", "item-knn") == [["a", "b", "c"], ["a", "b", "c"]]
     assert fitted("sasrec", k=2) == [["a", "b"]]
     assert fits == ["popularity", "sasrec", "item-knn", "sasrec"]
-    assert len(list(FITS.iterdir())) == 2, "tasks are not kept"
+    assert len(list((baselines_folder() / "fits").iterdir())) == 2, "tasks are not kept"
 
 
 def test_a_missing_environment_is_told_by_how_to_make_it() -> None:
     """Before the work, not after it."""
-    check_environment()
-    (ENVIRONMENT / "bin" / "python").unlink()
+    python = check_environment()
+    python.unlink()
     with pytest.raises(
-        InputError, match="there is no environment for the baselines; `make baselines` makes it"
+        InputError, match=rf"^{python}: there is no environment for the baselines; `make baselines` makes it"
     ):
         check_environment()
+
+
+def test_the_environment_is_the_checkouts_from_any_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `make baselines` made is found from elsewhere; a folder that is named comes first."""
+    checkout = Path(__file__).parents[3]
+    monkeypatch.delenv(FOLDER_VARIABLE)
+    monkeypatch.chdir(tmp_path)
+    assert baselines_folder() == checkout / ".baselines"
+    monkeypatch.setenv(FOLDER_VARIABLE, "mine")
+    assert baselines_folder() == tmp_path / "mine"
