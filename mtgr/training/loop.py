@@ -51,7 +51,7 @@ class TrainingLoop:
         hooks: Hooks | None = None,
     ) -> None:
         """The model lies on the device. evaluate: judges it as it is, and is what decides which weights are kept."""
-        self.state = TrainingState(fingerprint=fingerprint)
+        self.state = TrainingState(fingerprint=fingerprint, options=options)
         self.best: dict[str, Tensor] | None = None
         self._model: Final = model
         self._batcher: Final = batcher
@@ -85,7 +85,7 @@ class TrainingLoop:
         self._saved = 0.0
         run = self._hooks.run
         if run is not None and self._hooks.resume:
-            self.state, tensors = run.load(fingerprint)
+            self.state, tensors = run.load(fingerprint, options)
             self._restore(tensors)
         if run is not None:
             run.make()
@@ -307,8 +307,9 @@ class TrainingLoop:
         if self._hooks.run is None:
             return None
         tensors = dict(self._learnt.state_dict())
-        for number, moments in self._optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
+        for name, parameter in self._learnt.named_parameters():
+            for moment, tensor in self._optimizer.state[parameter].items():
+                tensors[f"optimizer.{moment}.{name}"] = tensor
         if self._averages is not None:
             tensors |= {f"averages.{name}": tensor for name, tensor in self._averages.values().items()}
         if self.best is not None:
@@ -327,11 +328,10 @@ class TrainingLoop:
         self._model.load_state_dict(part("model."))
         if self._conditions is not None:
             self._conditions.load_state_dict(part("conditions."))
-        moments: dict[int, dict[str, Tensor]] = {}
+        parameters = dict(self._learnt.named_parameters())
         for key, tensor in part("optimizer.").items():
-            number, _, name = key.partition(".")
-            moments.setdefault(int(number), {})[name] = tensor
-        self._optimizer.load_state_dict({**self._optimizer.state_dict(), "state": moments})
+            moment, _, name = key.partition(".")
+            self._optimizer.state[parameters[name]][moment] = tensor
         if self._averages is not None:
             self._averages.restore(part("averages."))
         self.best = part("best.") or None

@@ -22,6 +22,19 @@ WindowNegatives = Literal["none", "later", "all"]
 
 _LEAST_STEPS: Final = 32  # of an epoch
 
+MAY_CHANGE: Final = (
+    "epochs",
+    "learning_rate",
+    "average_decay",
+    "evaluate_every",
+    "patience",
+    "max_seconds",
+    "save_minutes",
+    "device",
+)
+"""Options of which a training that is resumed may have others than it began with: how long and how fast it goes on,
+and where. All others say what is learnt, and from what."""
+
 
 class TrainingOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of one training; a preset may come with its own, and the command line overrides them."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mtgr.errors import InputError
 from mtgr.training.metrics import METRICS_FILE
+from mtgr.training.options import MAY_CHANGE, TrainingOptions
 from mtgr.training.validation import Accuracy
 
 STATE_FILE: Final = "state.json"
@@ -32,7 +33,9 @@ class TrainingState(Struct, kw_only=True):
     """Where a training stands between two steps; its tensors lie beside it, in `tensors`."""
 
     fingerprint: str
-    """Of the data, the config and what decides the batches: it must be the same to go on."""
+    """Of the data and the model config: it must be the same to go on."""
+    options: TrainingOptions
+    """But for `mtgr.training.options.MAY_CHANGE` they must be the same to go on."""
     step: int = 0
     epoch: int = 0
     place: int = 0
@@ -87,8 +90,11 @@ class RunDirectory:
         work.rename(self.path / STATE_FILE)
         self._remove(but=state.tensors)
 
-    def load(self, fingerprint: str) -> tuple[TrainingState, dict[str, Tensor]]:
-        """The state as it was saved; InputError if there is none, or it is another training's or damaged."""
+    def load(self, fingerprint: str, options: TrainingOptions) -> tuple[TrainingState, dict[str, Tensor]]:
+        """The state as it was saved, with these options to go on with.
+
+        InputError if there is none, or it is another training's, naming the option that differs, or damaged.
+        """
         path = self.path / STATE_FILE
         try:
             state = _decoder.decode(path.read_bytes())
@@ -99,11 +105,19 @@ class RunDirectory:
             ) from None
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: is no training state: {error}") from None
+        for name in TrainingOptions.__struct_fields__:
+            before, now = _written(state.options, name), _written(options, name)
+            if before != now and name not in MAY_CHANGE:
+                raise InputError(
+                    f"{path}: is the state of another training: the option {name} was {before} and is {now}; "
+                    f"{', '.join(MAY_CHANGE)} are all that may change"
+                )
         if state.fingerprint != fingerprint:
             raise InputError(
-                f"{path}: is the state of another training: events, split, model config, seed and batch "
-                "size must be as they were"
+                f"{path}: is the state of another training: events, attributes, split and model config must be "
+                "as they were"
             )
+        state.options = options
         try:
             return state, load_file(self.path / state.tensors)
         except (OSError, SafetensorError) as error:
@@ -118,6 +132,11 @@ class RunDirectory:
         for file in self.path.glob("state-*.safetensors"):
             if file.name != but:
                 file.unlink()
+
+
+def _written(options: TrainingOptions, name: str) -> str:
+    """An option's value as one gives it to `train --option`."""
+    return msgspec.json.encode(getattr(options, name), order="sorted").decode().strip('"')
 
 
 def _sync(path: Path) -> None:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
 import msgspec
@@ -134,7 +134,7 @@ def train(inputs: TrainingInputs, hooks: Hooks | None = None) -> Trained:
             catalog,
             options,
             device,
-            fingerprint=_fingerprint(config, options, windows),
+            fingerprint=_fingerprint(config, model, catalog, windows, cases),
             evaluate=(lambda: held_out.of_model(model)) if cases and options.part == "training" else None,
             window_negatives=options.window_negatives if only_new else "all",
             hooks=hooks,
@@ -218,9 +218,15 @@ def _catalog(known: Mapping[str, History], inputs: TrainingInputs) -> Catalog:
     return Catalog(ordered, inputs.config.unknown_buckets, inputs.config.spare_items)
 
 
-def _fingerprint(config: ModelConfig, options: TrainingOptions, windows: Windows) -> str:
-    digest = xxh3_128(msgspec.json.encode([config.to_dict(), options.seed, options.batch_tokens]))
-    for array in (windows.rows, windows.targets, windows.weights, windows.lengths):
+def _fingerprint(
+    config: ModelConfig, model: MTGR, catalog: Catalog, windows: Windows, cases: list[Case]
+) -> str:
+    """Of all that decides, beside the options, what is learnt and which weights are kept."""
+    told = [(case.user_id, case.video_id, case.asked_ms) for case in cases]
+    digest = xxh3_128(msgspec.json.encode([config.to_dict(), catalog.video_ids, windows.user_ids, told]))
+    arrays = [getattr(windows, one.name) for one in fields(windows) if one.name != "user_ids"]
+    arrays += [buffer.cpu().numpy() for buffer in model.embeddings.video.buffers()]
+    for array in arrays:
         digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 

@@ -20,7 +20,7 @@ from mtgr.presets import PRESETS, preset, recipe
 from mtgr.training.feedback import FEEDBACK
 from mtgr.training.hooks import Hooks, Progress, TrainingStopped
 from mtgr.training.log import EventLog
-from mtgr.training.options import TrainingOptions
+from mtgr.training.options import MAY_CHANGE, TrainingOptions
 from mtgr.training.run import RunDirectory
 from mtgr.training.trainer import TrainingInputs, choose_device, train
 from stream.numbers import FiniteFloatRange
@@ -85,8 +85,10 @@ class _Stopped(click.ClickException):
     help="Where metrics.jsonl goes, and what --resume needs.  [default: OUT.training]",
 )  # fmt: skip
 @click.option(
-    "--resume", is_flag=True, help="Go on where a training with the same events and options was stopped."
-)
+    "--resume", is_flag=True,
+    help="Go on where a training with the same events and options was stopped; only these may be others now: "
+    f"{', '.join(MAY_CHANGE)}.",
+)  # fmt: skip
 @click.option(
     "--preset", "preset_name", default="tiny", show_default=True,
     help=f"The model, and how it is trained: one of {', '.join(PRESETS)}.",

@@ -271,6 +271,29 @@ def test_ctrl_c_saves_and_resume_goes_on(log: Path, tmp_path: Path, monkeypatch:
     )
 
 
+def test_a_training_is_not_resumed_as_another_one(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A condition that joins or leaves is named in one line, by its option and both values."""
+
+    def interrupted(bar: TrainingBar, progress: Progress) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    arguments = ["--events", str(log), "--out", str(tmp_path / "out"), "--epochs", "3"]
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingBar, "show", interrupted)
+        assert _train(*arguments).exit_code == 130
+    with pytest.raises(
+        InputError, match=r'the option conditioned_on was \[\] and is \["skip"\]; epochs, '
+    ) as told:
+        CliRunner().invoke(
+            train.command, [*arguments, "--resume", "--condition-on", "skip"], catch_exceptions=False
+        )
+    assert "\n" not in str(told.value)
+    result = _train(*arguments, "--resume", "--lr", 0.001, "--max-seconds", 600)
+    assert result.exit_code == 0, result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

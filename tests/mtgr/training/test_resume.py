@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,6 +18,7 @@ from mtgr.training.metrics import EvaluationMetrics, StepMetrics, read_metrics
 from mtgr.training.options import TrainingOptions
 from mtgr.training.run import STATE_FILE, RunDirectory
 from mtgr.training.trainer import Trained, TrainingInputs, train
+from schemas.events import Event
 
 OPTIONS: dict[str, Any] = {
     **QUICK,
@@ -31,11 +33,11 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def _train(hooks: Hooks, users: int = 40, **options: Any) -> Trained:
+def _train(hooks: Hooks, events: list[Event] | None = None, **options: Any) -> Trained:
     config = CONFIG.replace(spare_items=2, item_bias=True, ranking=["like"])
     return train(
         TrainingInputs(
-            events=series(users),
+            events=events or series(40),
             config=config,
             options=TrainingOptions(**{**OPTIONS, **options}),
             protocol=LeaveOneOut(),
@@ -122,6 +124,49 @@ def test_averaging_may_begin_when_a_training_is_resumed(tmp_path: Path) -> None:
     torch.testing.assert_close(found[weight], saved[f"model.{weight}"])
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"conditioned_on": []}, r'conditioned_on was \["watch"\] and is \[\]'),
+        ({"conditioned_on": ["skip"]}, r'conditioned_on was \["watch"\] and is \["skip"\]'),
+        ({"negatives": 63}, "negatives was 64 and is 63"),
+        ({"dropout": 0.2}, r"dropout was 0\.1 and is 0\.2"),
+        ({"weights": {"like": 2.0}}, r'weights was \{\} and is \{"like":2\.0\}'),
+        ({"schedule": "cosine"}, "schedule was linear and is cosine"),
+    ],
+)
+def test_what_is_learnt_must_be_as_it_was(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    """The option that differs is named, with both its values and the options that may change."""
+    run = RunDirectory(tmp_path)
+    _stopped_after(1, run)
+    with pytest.raises(InputError, match=rf"another training: the option {message}; epochs, learning_rate, "):
+        _train(Hooks(run=run, resume=True), **changes)
+
+
+def test_how_long_and_how_fast_it_goes_on_may_change(tmp_path: Path) -> None:
+    """Fewer epochs, another rate, no average and no patience are what the rest of a training then has."""
+    run = RunDirectory(tmp_path)
+    _stopped_after(2, run)
+    changes = {
+        "epochs": 2,
+        "learning_rate": 1e-4,
+        "average_decay": None,
+        "patience": None,
+        "max_seconds": 1e6,
+    }
+    trained = _train(Hooks(run=run, resume=True), **changes, evaluate_every=2, save_minutes=1.0)
+    assert (trained.epochs, trained.ending) == (2, "epochs")
+
+
+def test_other_events_are_another_training(tmp_path: Path) -> None:
+    """Also where they differ in nothing but the names of the videos."""
+    run = RunDirectory(tmp_path)
+    _stopped_after(1, run)
+    renamed = [msgspec.structs.replace(event, video_id=f"w{event.video_id}") for event in series(40)]
+    with pytest.raises(InputError, match="events, attributes, split and model config must be as they were"):
+        _train(Hooks(run=run, resume=True), renamed)
+
+
 def test_what_cannot_be_resumed_is_told(tmp_path: Path) -> None:
     """No state, another training's, or a damaged one: one line that names the file."""
     run = RunDirectory(tmp_path)
@@ -129,7 +174,7 @@ def test_what_cannot_be_resumed_is_told(tmp_path: Path) -> None:
         _train(Hooks(run=run, resume=True))
     _stopped_after(1, run)
     with pytest.raises(InputError, match=r"state\.json: is the state of another training"):
-        _train(Hooks(run=run, resume=True), users=41)
+        _train(Hooks(run=run, resume=True), series(41))
     with pytest.raises(InputError, match=r"state\.json: is the state of another training"):
         _train(Hooks(run=run, resume=True), seed=1)
     (tensors,) = tmp_path.glob("state-*.safetensors")
