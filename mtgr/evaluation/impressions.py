@@ -34,13 +34,13 @@ class Impressions:
 class HeadResult(Struct, frozen=True):
     """How well one ranking head orders what users were shown."""
 
-    gauc: Interval
-    """AUC within each user, weighted by impressions."""
+    gauc: Interval | None
+    """AUC within each user, weighted by impressions; None where no user has both labels."""
     users: int
     """Users with both labels, of whom alone there is an AUC."""
     impressions: int
     positives: float
-    """The share of those users' impressions that the head should find."""
+    """The share of those users' impressions that the head should find; 0 without such users."""
 
 
 def impressions_after(
@@ -72,17 +72,17 @@ def judge_heads(
     *,
     seed: int = 0,
 ) -> dict[str, HeadResult]:
-    """GAUC of each head; a head of which no user has both labels is left out.
+    """GAUC of each head.
 
     scores: for each user (n, heads), higher for what is likelier. Raises ValueError for a score that is NaN.
     """
+    results = dict.fromkeys(heads, HeadResult(gauc=None, users=0, impressions=0, positives=0.0))
     if not impressions:
-        return {}
+        return results
     counts = [len(one.video_ids) for one in impressions]
     users = np.repeat(np.arange(len(impressions)), counts)
     labels = np.concatenate([one.labels for one in impressions])
     scored = np.concatenate(list(scores))
-    results = {}
     for column, head in enumerate(heads):
         found = user_auc(users, scored[:, column], labels[:, column])
         if not len(found.auc):

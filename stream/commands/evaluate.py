@@ -27,7 +27,13 @@ from stream.observability import configure_logging
 from stream.settings import LogSettings
 from stream.tools.attribute_options import attributes_of, user_list_option, video_list_option
 from stream.tools.engine_options import engine_options
-from stream.tools.evaluation_table import accuracy_table, difference_lines, head_table, list_table
+from stream.tools.evaluation_table import (
+    accuracy_table,
+    difference_lines,
+    head_table,
+    list_table,
+    unjudged_lines,
+)
 from stream.tools.event_log_options import mapping_option, skip_invalid_option
 from stream.tools.event_logs import read_log
 from stream.tools.training_arguments import moment
@@ -231,9 +237,10 @@ def _print(report: EvaluationReport) -> None:
     )
     console.print(accuracy_table(report), highlight=False)
     console.print(list_table(report), highlight=False)
-    if report.heads:
+    unjudged = unjudged_lines(report.heads)
+    if len(unjudged) < len(report.heads):
         console.print(head_table(report.heads), highlight=False)
-    for line in difference_lines(report):
+    for line in (*unjudged, *difference_lines(report)):
         console.print(line, highlight=False, markup=False)
     if report.comparison is not None:
         found = report.comparison

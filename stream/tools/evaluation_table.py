@@ -61,11 +61,13 @@ def list_table(report: EvaluationReport) -> Table:
 
 
 def head_table(heads: Mapping[str, HeadResult]) -> Table:
-    """A line for each ranking head."""
+    """A line for each ranking head that some user's impressions can judge."""
     table = _table("ranking head")
     for heading in ("GAUC", "users with both outcomes", "their impressions", "positive"):
         table.add_column(heading, justify="right")
     for name, head in heads.items():
+        if head.gauc is None:
+            continue
         table.add_row(
             name,
             interval_text(head.gauc),
@@ -74,6 +76,11 @@ def head_table(heads: Mapping[str, HeadResult]) -> Table:
             f"{head.positives:.1%}",
         )
     return table
+
+
+def unjudged_lines(heads: Mapping[str, HeadResult]) -> list[str]:
+    """A line for each ranking head that has no figure, saying why."""
+    return [f"{name}: no user has both outcomes" for name, head in heads.items() if head.gauc is None]
 
 
 def difference_lines(report: EvaluationReport) -> list[str]:

@@ -200,13 +200,18 @@ def test_what_is_known_of_users_counts(open_checkpoint_dir: Path, log: Path, tmp
 def test_ranking_heads_are_judged_by_what_was_shown(
     open_checkpoint_dir: Path, log: Path, tmp_path: Path
 ) -> None:
-    """GAUC stands in a table of its own; a head whose outcome never came is left out."""
+    """GAUC stands in a table of its own; a head whose outcome never came says so."""
     result = _evaluate(
         *("--checkpoint", open_checkpoint_dir, "--events", log, "--json", tmp_path / "out"),
         *("--split", "time", "--cut", "1970-01-01T00:10"),
     )
     assert result.exit_code == 0
-    (head,) = read_report(tmp_path / "out").heads.values()
+    heads = read_report(tmp_path / "out").heads
+    assert list(heads) == ["watch_through", "like"]
+    assert heads["like"].gauc is None
+    assert "like: no user has both outcomes" in result.stdout.splitlines()
+    head = heads["watch_through"]
+    assert head.gauc is not None
     assert 0 <= head.gauc.low <= head.gauc.value <= head.gauc.high <= 1
     assert head.impressions > head.users > 0
     assert "ranking head" in result.stdout

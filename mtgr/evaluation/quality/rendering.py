@@ -183,13 +183,12 @@ def _ablations(systems: Mapping[str, Sequence[Run]]) -> list[str]:
             f"| {VARIANTS[name].title} | {len(runs)} | {_cell(found['HR@10'])} | {_cell(found['NDCG@10'])} | {told} |"
         )
     heads = {
-        head: result["gauc"]["value"]
+        head: f"{result['gauc']['value']:.4f}" if result["gauc"] else "has no user with both outcomes"
         for run in systems.get("ranking-heads", [])[:1]
         for head, result in run.facts.get("heads", {}).items()
-        if result.get("gauc")
     }
     if heads:
-        told = ", ".join(f"{head} {value:.4f}" for head, value in heads.items())
+        told = ", ".join(f"{head} {text}" for head, text in heads.items())
         lines += ["", f"GAUC of the ranking heads on the impressions after the cut: {told}."]
     return lines
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from events import watch
 
-from mtgr.evaluation.impressions import Impressions, impressions_after, judge_heads
+from mtgr.evaluation.impressions import HeadResult, Impressions, impressions_after, judge_heads
 from mtgr.evaluation.protocol import TimeSplit
 from mtgr.history import History
 from mtgr.training.log import EventLog
@@ -47,13 +47,15 @@ def _shown(user: str, *labels: bool) -> Impressions:
 
 
 def test_heads_are_judged_by_the_order_within_each_user() -> None:
-    """Users weigh by their impressions, and a head that nobody can judge is left out."""
+    """Users weigh by their impressions, and a head that nobody can judge has no figure."""
     shown = [_shown("a", True, False, False), _shown("b", False, True), _shown("c", True, True)]
     scores = [np.array([[score, 0.0] for score in scores]) for scores in ([2, 1, 3], [1, 2], [0, 0])]
     found = judge_heads(shown, scores, ("like", "share"))
-    assert list(found) == ["like"]
+    assert list(found) == ["like", "share"]
+    assert found["share"] == HeadResult(gauc=None, users=0, impressions=0, positives=0.0)
+    assert found["like"].gauc is not None
     assert found["like"].gauc.value == pytest.approx((0.5 * 3 + 1.0 * 2) / 5)
     assert found["like"].gauc.low <= found["like"].gauc.value <= found["like"].gauc.high
     assert (found["like"].users, found["like"].impressions) == (2, 5)
     assert found["like"].positives == pytest.approx(2 / 5)
-    assert judge_heads([], [], HEADS) == {}
+    assert judge_heads([], [], HEADS) == dict.fromkeys(HEADS, found["share"])
