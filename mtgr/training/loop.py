@@ -26,7 +26,7 @@ from mtgr.training.metrics import EvaluationMetrics, MetricsFile, StepMetrics
 from mtgr.training.optimizer import AveragedWeights, adamw, learning_rate
 from mtgr.training.options import TrainingOptions, WindowNegatives
 from mtgr.training.prefetch import prepared
-from mtgr.training.run import Best, TrainingState
+from mtgr.training.run import Best, Kept, TrainingState
 from mtgr.training.validation import Accuracy
 
 _LOSS_MEMORY: Final = 0.98  # of the running mean shown
@@ -80,7 +80,6 @@ class TrainingLoop:
             options.precision == "auto" and device.type == "cuda"
         )
         self._figures: Final = Figures(device)
-        self._kept: str | None = None
         self._current_rate = 0.0
         self._saved = 0.0
         run = self._hooks.run
@@ -226,9 +225,9 @@ class TrainingLoop:
         stop = self._hooks.stop()
         if due or stop:
             self._look()
-            where = self._save()
             if self._evaluate is None and due:
                 self._keep(self._weights())
+            where = self._save()
             if stop:
                 raise TrainingStopped(
                     f"stopped at step {self.state.step}"
@@ -287,7 +286,7 @@ class TrainingLoop:
     def _keep(self, weights: dict[str, Tensor]) -> None:
         where = self._hooks.keep(self._model.config, self._catalog, weights)
         if where is not None:
-            self._kept = f"the last good checkpoint, of step {self.state.step}, is kept in {where}"
+            self.state.kept = Kept(self.state.step, where)
 
     def _named(self, windows: npt.NDArray[np.int64]) -> str:
         users = self._batcher.users(windows)
@@ -295,9 +294,14 @@ class TrainingLoop:
         return named if len(users) <= _NAMED_USERS else f"{named} and {len(users) - _NAMED_USERS} more"
 
     def _diverged(self, what: str) -> InputError:
+        kept = self.state.kept
+        good = (
+            "there is no good checkpoint before it"
+            if kept is None
+            else f"the last good checkpoint, of step {kept.step}, is kept in {kept.where}"
+        )
         return InputError(
-            f"training diverged: {what}, with learning rate {self._rate:g}; "
-            f"{self._kept or 'there is no good checkpoint before it'}; a smaller rate would do"
+            f"training diverged: {what}, with learning rate {self._rate:g}; {good}; a smaller rate would do"
         )
 
     def _save(self) -> str | None:

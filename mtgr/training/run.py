@@ -29,6 +29,13 @@ class Best(Struct, frozen=True):
     accuracy: Accuracy
 
 
+class Kept(Struct, frozen=True):
+    """A good checkpoint: the step whose weights it has, and where it lies."""
+
+    step: int
+    where: str
+
+
 class TrainingState(Struct, kw_only=True):
     """Where a training stands between two steps; its tensors lie beside it, in `tensors`."""
 
@@ -47,6 +54,8 @@ class TrainingState(Struct, kw_only=True):
     loss: float | None = None
     """The running mean."""
     best: Best | None = None
+    kept: Kept | None = None
+    """The last one."""
     evaluated: int = 0
     """Step of the last evaluation."""
     waited: int = 0

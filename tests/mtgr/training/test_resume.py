@@ -13,6 +13,7 @@ from training import CONFIG, QUICK, series
 
 from mtgr.errors import InputError
 from mtgr.evaluation.protocol import LeaveOneOut
+from mtgr.training import loop
 from mtgr.training.hooks import Hooks, TrainingStopped
 from mtgr.training.metrics import EvaluationMetrics, StepMetrics, read_metrics
 from mtgr.training.options import TrainingOptions
@@ -147,7 +148,7 @@ def test_how_long_and_how_fast_it_goes_on_may_change(tmp_path: Path) -> None:
     """Fewer epochs, another rate, no average and no patience are what the rest of a training then has."""
     run = RunDirectory(tmp_path)
     _stopped_after(2, run)
-    changes = {
+    changes: dict[str, Any] = {
         "epochs": 2,
         "learning_rate": 1e-4,
         "average_decay": None,
@@ -156,6 +157,27 @@ def test_how_long_and_how_fast_it_goes_on_may_change(tmp_path: Path) -> None:
     }
     trained = _train(Hooks(run=run, resume=True), **changes, evaluate_every=2, save_minutes=1.0)
     assert (trained.epochs, trained.ending) == (2, "epochs")
+
+
+def test_a_resumed_training_that_diverges_names_what_was_kept_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint that a validation has kept is still the last good one after the training was stopped."""
+    run = RunDirectory(tmp_path)
+    made: list[int] = []
+    hooks = Hooks(
+        on_step=lambda progress: made.append(progress.step),
+        stop=lambda: len(made) == 20,
+        keep=lambda *_: "somewhere",
+        run=run,
+    )
+    with pytest.raises(TrainingStopped):
+        _train(hooks)
+    evaluations = [line.step for line in read_metrics(run.metrics) if isinstance(line, EvaluationMetrics)]
+    monkeypatch.setattr(loop, "learning_rate", lambda *_: 1e30)
+    with pytest.raises(InputError, match=r"good checkpoint, of step ([0-9]+), is kept in somewhere") as told:
+        _train(Hooks(run=run, resume=True))
+    assert any(f"of step {step}, is kept" in str(told.value) for step in evaluations)
 
 
 def test_other_events_are_another_training(tmp_path: Path) -> None:
