@@ -80,6 +80,8 @@ class TrainingLoop:
             options.precision == "auto" and device.type == "cuda"
         )
         self._figures: Final = Figures(device)
+        self._last: Batch | None = None
+        self._last_windows: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self._current_rate = 0.0
         self._saved = 0.0
         run = self._hooks.run
@@ -103,8 +105,8 @@ class TrainingLoop:
         """Train to the end, but no longer than so many seconds (one step at least), and leave the best weights
         in the model.
 
-        Raises InputError if the loss or its gradient is no longer a number, naming the step, the users of the
-        batch and what is kept; TrainingStopped if the hooks ask for it.
+        Raises InputError if the loss, its gradient, the weights or their scores are no longer numbers, naming the
+        step, the users of its batch and what is kept; TrainingStopped if the hooks ask for it.
         """
         self._began = time.monotonic() - self.state.seconds
         self._saved = time.monotonic()
@@ -159,12 +161,7 @@ class TrainingLoop:
         if options.dropout:
             # by the step, so that a training that is resumed drops what it would have dropped
             torch.manual_seed((options.seed << 32) + state.step)
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
-            hidden = self._model(batch.rows, batch.layout, batch.roles, batch.cold)
-            loss = self._next_video(self._model, hidden, batch)
-            ranking = torch.zeros_like(loss)
-            if batch.candidates is not None:
-                ranking = self._outcome(self._model, hidden, batch)
+        loss, ranking = self._losses(batch)
         self._optimizer.zero_grad()
         torch.autograd.backward(loss + options.ranking_weight * ranking)
         norm = nn.utils.clip_grad_norm_(self._learnt.parameters(), options.gradient_norm)
@@ -175,6 +172,16 @@ class TrainingLoop:
         state.tokens += len(batch.rows)
         state.padded_tokens += batch.layout.padded_tokens
         self._figures.add(windows, len(batch.rows), loss, ranking, norm)
+        self._last, self._last_windows = batch, windows
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._bfloat16):
+            hidden = self._model(batch.rows, batch.layout, batch.roles, batch.cold)
+            loss = self._next_video(self._model, hidden, batch)
+            ranking = torch.zeros_like(loss)
+            if batch.candidates is not None:
+                ranking = self._outcome(self._model, hidden, batch)
+        return loss, ranking
 
     def _look(self) -> None:
         state = self.state
@@ -226,6 +233,7 @@ class TrainingLoop:
         if due or stop:
             self._look()
             if self._evaluate is None and due:
+                self._check()
                 self._keep(self._weights())
             where = self._save()
             if stop:
@@ -238,13 +246,12 @@ class TrainingLoop:
         """Evaluate the model, and keep its weights if they are better than those kept."""
         state = self.state
         state.evaluated = state.step
+        self._write_metrics()
+        self._check()
         if self._evaluate is None:
             return
-        self._write_metrics()
-        if not all(parameter.isfinite().all() for parameter in self._model.parameters()):
-            raise self._diverged(f"weights are no numbers any more after step {state.step}")
         with self._as_kept():
-            accuracy = self._evaluate()
+            accuracy = self.measured(self._evaluate)
         self._figures.means(self._seconds)  # the time of an evaluation slows no step
         if self._metrics is not None:
             self._metrics.write(
@@ -263,6 +270,25 @@ class TrainingLoop:
         state.best, state.waited = Best(state.step, self.epochs, accuracy), 0
         self.best = self._weights()
         self._keep(self.best)
+
+    def measured(self, evaluate: Callable[[], Accuracy]) -> Accuracy:
+        """What a measure finds of the model; InputError, as of `run`, if it meets scores that are no numbers."""
+        try:
+            return evaluate()
+        except FloatingPointError as error:
+            raise self._diverged_after_step(str(error)) from None
+
+    def _check(self) -> None:
+        """Raise if the last step has spoilt the weights: its loss was computed before them. Where nothing is
+        evaluated its batch is asked again, for weights may be numbers and their scores none.
+        """
+        if not all(parameter.isfinite().all() for parameter in self._model.parameters()):
+            raise self._diverged_after_step("weights are no numbers any more")
+        if self._evaluate is None and self._last is not None:
+            with torch.no_grad():
+                loss, ranking = self._losses(self._last)
+            if not (loss + ranking).isfinite():
+                raise self._diverged_after_step("the loss is no number any more")
 
     @contextmanager
     def _as_kept(self) -> Iterator[None]:
@@ -292,6 +318,10 @@ class TrainingLoop:
         users = self._batcher.users(windows)
         named = ", ".join(repr(user) for user in users[:_NAMED_USERS])
         return named if len(users) <= _NAMED_USERS else f"{named} and {len(users) - _NAMED_USERS} more"
+
+    def _diverged_after_step(self, what: str) -> InputError:
+        users = self._named(self._last_windows)
+        return self._diverged(f"{what} after step {self.state.step}, which learnt from the users {users}")
 
     def _diverged(self, what: str) -> InputError:
         kept = self.state.kept
@@ -339,3 +369,4 @@ class TrainingLoop:
         if self._averages is not None:
             self._averages.restore(part("averages."))
         self.best = part("best.") or None
+        self._last_windows = self._batcher.plan(self.state.epoch)[self.state.place - 1]

@@ -142,9 +142,9 @@ def train(inputs: TrainingInputs, hooks: Hooks | None = None) -> Trained:
         limit = math.inf if options.max_seconds is None else options.max_seconds * (1 - _TEST_SHARE)
         ending = loop.run(max(1.0, limit - (time.monotonic() - started)))
         best = loop.state.best
-        accuracy = None if not cases else best.accuracy if best is not None else held_out.of_model(model)
-        popularity = None
+        accuracy = popularity = None
         if cases:
+            accuracy = best.accuracy if best is not None else loop.measured(lambda: held_out.of_model(model))
             counts = users_of_videos(learnt)
             popularity = held_out.of_popularity(
                 np.array([counts[video] for video in catalog.video_ids], np.int64)

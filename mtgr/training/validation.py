@@ -91,7 +91,7 @@ class HeldOutCases:
 
     @torch.no_grad()
     def of_model(self, model: MTGR) -> Accuracy:
-        """The accuracy of a model that lies on the device."""
+        """The accuracy of a model that lies on the device; FloatingPointError if its scores are no numbers."""
 
         def logits(batch: _Batch) -> Tensor:
             return model.logits(model(batch.rows, batch.layout)[batch.layout.last]).float()
@@ -109,7 +109,13 @@ class HeldOutCases:
         return self._accuracy(lambda batch: scores.to(batch.targets.device).repeat(len(batch.targets), 1))
 
     def _accuracy(self, score: Callable[[_Batch], Tensor]) -> Accuracy:
-        found = [_ranks(score(batch), batch) for batch in self._batches]
+        found, finite = [], []
+        for batch in self._batches:
+            scores = score(batch)
+            finite.append(scores.isfinite().all())
+            found.append(_ranks(scores, batch))
+        if not all(finite):  # looked at in the end, since each look waits for the device
+            raise FloatingPointError("scores are no numbers")
         ranks = np.concatenate([*(rank.cpu().numpy() for rank in found), np.full(self._missing, np.inf)])
         if not len(ranks):
             return Accuracy(0, 0.0, 0.0)
@@ -122,9 +128,7 @@ _NOTHING: Final = np.empty(0, np.int64)
 
 
 def _ranks(scores: Tensor, batch: _Batch) -> Tensor:
-    """(B,) float64 rank of the target, 1 for the best; of equals the first comes first. Infinite where its score
-    is no number. The scores are changed.
-    """
+    """(B,) float64 rank of the target, 1 for the best; of equals the first comes first. The scores are changed."""
     scores[batch.users, batch.items] = -torch.inf
     places = batch.targets.unsqueeze(1)
     target = scores.gather(1, places)
@@ -134,5 +138,4 @@ def _ranks(scores: Tensor, batch: _Batch) -> Tensor:
     tied = torch.nonzero(as_good > better + 1).squeeze(1)
     before = torch.arange(scores.shape[1], device=scores.device) < places[tied]
     ranks[tied] += ((scores[tied] == target[tied]) & before).sum(1)
-    ranks[target.squeeze(1).isnan()] = torch.inf
     return ranks

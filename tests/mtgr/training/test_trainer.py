@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -167,6 +168,32 @@ def test_a_training_that_diverges_is_told() -> None:
         "no good checkpoint",
     ):
         assert part in message
+
+
+@pytest.mark.parametrize("part", ["training", "known", None], ids=["validation", "test", "nothing held out"])
+def test_a_model_without_scores_is_never_kept(part: str | None) -> None:
+    """Where the last step leaves finite weights whose scores are none, the loss of no step tells it."""
+    kept: list[object] = []
+    hooks = Hooks(keep=lambda config, catalog, weights: kept.append(weights))  # type: ignore[func-returns-value]
+    options = TrainingOptions(
+        epochs=1, learning_rate=1e30, warm_up_steps=0, part=part or "training", device="cpu"  # type: ignore[arg-type]
+    )  # fmt: skip
+    protocol = None if part is None else LeaveOneOut()
+    with pytest.raises(
+        InputError, match=r"after step 1, which learnt from the users 'u0', 'u1', with learning"
+    ):
+        train(TrainingInputs(events=series(2), config=CONFIG, options=options, protocol=protocol), hooks)
+    assert not kept
+
+
+def test_weights_that_are_no_numbers_after_a_step_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the step, and the users of its batch."""
+    monkeypatch.setattr(loop, "learning_rate", lambda *_: math.inf)
+    with pytest.raises(
+        InputError,
+        match=r"weights are no numbers any more after step 1, which learnt from the users 'u[01]', 'u[01]', with",
+    ):
+        _train(series(2), epochs=1)
 
 
 def test_a_training_that_diverges_late_names_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

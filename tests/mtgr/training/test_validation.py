@@ -65,11 +65,19 @@ def test_the_figures_are_those_of_the_evaluation(
     )
 
 
-def test_no_case_and_no_number_are_no_hits() -> None:
-    """Without cases there is nothing to count, and a model of NaN ranks nothing first."""
+def test_without_cases_there_is_nothing_to_count() -> None:
+    """No case is no hit, and no division by zero."""
+    config = CONFIG.replace(n_items=2)
+    held_out = HeldOutCases([], config, Catalog(["v0", "v1"], 4), CPU)
+    assert held_out.of_model(MTGR(config)) == Accuracy(0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_are_no_accuracy(value: float) -> None:
+    """A broken model is told rather than counted as one that ranks nothing first."""
     catalog = Catalog(["v0", "v1"], 4)
     config = CONFIG.replace(n_items=2)
-    assert HeldOutCases([], config, catalog, CPU).of_model(MTGR(config)) == Accuracy(0, 0.0, 0.0)
     broken = MTGR(config)
-    torch.nn.init.constant_(broken.head.norm.weight, float("nan"))
-    assert HeldOutCases([_case("0", 1)], config, catalog, CPU).of_model(broken) == Accuracy(1, 0.0, 0.0)
+    torch.nn.init.constant_(broken.head.norm.weight, value)
+    with pytest.raises(FloatingPointError):
+        HeldOutCases([_case("0", 1)], config, catalog, CPU).of_model(broken)
