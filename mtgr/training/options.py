@@ -120,6 +120,12 @@ class TrainingOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seed: Annotated[int, Meta(ge=0)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
+    def __post_init__(self) -> None:
+        if len(set(self.conditioned_on)) < len(self.conditioned_on):
+            raise ValueError(
+                f"conditioned_on is {', '.join(self.conditioned_on)}, where each kind is wanted once"
+            )
+
     def tokens_a_batch(self, max_length: int, tokens: int) -> int:
         """The tokens of a batch, for a model with sequences of up to so many and an epoch of so many tokens.
 

@@ -34,6 +34,10 @@ VIDEOS: dict[str, dict[str, Any]] = {
             r"weights is {'like': -1}, where .*, each value a number of at least 0 is wanted",
         ),
         ({"dropout": 1.0}, r"dropout is 1.0, where a number of at least 0 and below 1 is wanted"),
+        (
+            {"conditioned_on": ["skip", "watch", "skip"]},
+            "conditioned_on is skip, watch, skip, where each kind is wanted once",
+        ),
         ({"epoch": 3}, r"unknown key 'epoch'; did you mean epochs"),
     ],
 )
