@@ -17,7 +17,7 @@ from rich.console import Console
 
 from mtgr.errors import InputError
 from mtgr.evaluation.baselines.launch import check_environment
-from mtgr.evaluation.quality.baselines import baselines_of, run_baseline_systems, seeds_of
+from mtgr.evaluation.quality.baselines import baselines_of, read_searched, run_baseline_systems, seeds_of
 from mtgr.evaluation.quality.data_sets import DATA_SETS, data_set
 from mtgr.evaluation.quality.jobs import Device, Task, run_task
 from mtgr.evaluation.quality.prepared import prepare, read_prepared
@@ -111,7 +111,7 @@ def main(
         _check_baselines(wanted)
         _run_all(list(_missing(wanted)), work, jobs, console)
         _run_baselines(wanted, console)
-    page = render(read_runs(work))
+    page = render(read_runs(work), read_searched())
     out.write_text(page)
     console.print(f"wrote {out}")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 import numpy as np
@@ -15,7 +15,7 @@ from mtgr.evaluation.evaluation import Evaluation
 from mtgr.evaluation.protocol import Split
 from mtgr.evaluation.quality.data_sets import DataSet, Loaded
 from mtgr.evaluation.quality.ours import COLD_ITEMS, cases_digest
-from mtgr.evaluation.quality.rendering import NEEDS_TIMES
+from mtgr.evaluation.quality.rendering import NEEDS_TIMES, Searched
 from mtgr.evaluation.quality.runs import BEYOND, Run
 from mtgr.evaluation.rankings import rank_lists
 
@@ -94,10 +94,16 @@ def judged(chosen: DataSet, evaluation: Evaluation, fitted: BaselineLists) -> Ru
     )
 
 
+def read_searched() -> Searched:
+    """What `SEARCHED` holds."""
+    searched: Searched = msgspec.json.decode(SEARCHED.read_bytes())
+    return searched
+
+
 def _take_searched(data_set: str, names: Sequence[str], out: Path) -> list[str]:
     """Put what earlier searches have found where the runner looks for it; the baselines that it has now."""
     out.mkdir(parents=True, exist_ok=True)
-    searched: Mapping[str, Mapping[str, Any]] = msgspec.json.decode(SEARCHED.read_bytes())
+    searched = read_searched()
     for name, tried in searched.get(data_set, {}).items():
         path = out / f"{name}.search.json"
         if not path.exists():

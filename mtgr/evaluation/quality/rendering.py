@@ -1,10 +1,11 @@
-"""docs/quality.md from the runs alone: the same files give the same page, wherever they were computed."""
+"""docs/quality.md from the runs and the search alone: the same files give the same page, wherever they were made."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from mtgr.errors import InputError
 from mtgr.evaluation.intervals import Interval, bootstrap, paired_difference
 from mtgr.evaluation.metrics import case_metrics
+from mtgr.evaluation.protocol import LeaveOneOut
 from mtgr.evaluation.quality.data_sets import DATA_SETS, DataSet
 from mtgr.evaluation.quality.runs import BEYOND, Run
 from mtgr.evaluation.quality.variants import OURS, VARIANTS
@@ -39,23 +41,35 @@ page from the runs it finds in `.run/quality`; a run that is there is not comput
 Every figure is of a full ranking of the whole catalog, never of sampled negatives. There is one target for each user,
 so that HR@k is Recall@k. A system with several seeds is judged by each user's mean over them; in brackets stands the
 95 % percentile interval of a bootstrap over users (1,000 resamples). Baselines are those of RecTools, their settings
-searched on the validation part; ours were chosen on the same part.
+searched on the validation part; ours were chosen on the same part. Baselines see ids only: which videos a user met,
+when, and whether by an event of the kind that is predicted, but no attributes of videos or users, which ours has; the
+variants without attributes show what these are worth.
 """
 
+Searched = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
+"""Data set -> baseline -> the candidates that a search has tried, as the runner keeps them."""
 
-def render(runs: Iterable[Run]) -> str:
-    """The page; InputError if runs of one data set were made for different cases."""
+SEARCH_SECONDS: Final = 60
+"""What each fit of a search was given on a GPU where it did not record how it ended; looked at after each epoch."""
+
+
+def render(runs: Iterable[Run], searched: Searched = MappingProxyType({})) -> str:
+    """The page, with what a search of the baselines' settings took; InputError if runs of one data set were made for
+    different cases.
+    """
     by_set: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         by_set[run.data_set].append(run)
     parts = [_HEADER]
     for name, chosen in DATA_SETS.items():
         if by_set[name]:
-            parts.append(_section(chosen, by_set[name]))
+            parts.append(_section(chosen, by_set[name], searched.get(name, {})))
     return "\n".join(parts)
 
 
-def _section(chosen: DataSet, runs: Sequence[Run]) -> str:
+def _section(
+    chosen: DataSet, runs: Sequence[Run], searched: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> str:
     if len({run.cases for run in runs}) > 1:
         raise InputError(
             f"the runs of {chosen.name} are of different test cases: compute them again with --fresh, from one log"
@@ -70,6 +84,7 @@ def _section(chosen: DataSet, runs: Sequence[Run]) -> str:
         lines += ["", *_slices(systems)]
         lines += ["", *_ablations(systems)]
     lines += ["", *_baseline_settings(systems)]
+    lines += ["", *_search(chosen, searched)]
     lines += ["", *_provenance(systems), ""]
     return "\n".join(line for line, before in zip(lines, ["", *lines], strict=False) if line or before)
 
@@ -209,6 +224,37 @@ def _baseline_settings(systems: Mapping[str, Sequence[Run]]) -> list[str]:
             )
             lines.append(f"- {title}: {settings}{told}")
     return ["Settings of the baselines, by RecTools' names:", "", *lines] if lines else []
+
+
+def _search(chosen: DataSet, searched: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """How many settings of the trained baselines were tried, and what ended their fits: their score or the clock."""
+    trained = {name: [one for one in tried if one["epochs"]] for name, tried in searched.items()}
+    fits = [one for tried in trained.values() for one in tried]
+    if not fits:
+        return []
+    counts = " and ".join(f"{len(tried)} of {BASELINES[name]}" for name, tried in trained.items() if tried)
+    seconds = [one["seconds"]["fit"] for one in fits]
+    epochs = [one["epochs"] for one in fits]
+    took = f"their fits took {min(seconds):.0f} to {max(seconds):.0f} s on a GPU"
+    if all("ending" in one for one in fits):
+        late = sum(one["ending"] == "time" for one in fits)
+        ended = f"{took}, and {late} of {len(fits)} were stopped by a time limit, not by their score"
+    else:
+        late = sum(each >= SEARCH_SECONDS for each in seconds)
+        ended = (
+            f"each fit was given about {SEARCH_SECONDS} s. {took[0].upper()}{took[1:]}; {late} of {len(fits)} took "
+            f"{SEARCH_SECONDS} s or longer, so that these were, as far as the seconds tell, stopped by the clock and "
+            "not by their score"
+        )
+    final = (
+        "The models of the table are fitted anew with the best settings, and stop by their own validation."
+        if isinstance(chosen.protocol, LeaveOneOut)
+        else "The models of the table learn the validation part too, for as many epochs as did best in the search."
+    )
+    return [
+        f"In the search {counts} were tried; {ended}. A fit is scored at its best epoch, here between epoch "
+        f"{min(epochs)} and epoch {max(epochs)}; how many more it went on for is not recorded. {final}"
+    ]
 
 
 def _provenance(systems: Mapping[str, Sequence[Run]]) -> list[str]:

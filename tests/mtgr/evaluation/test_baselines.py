@@ -136,6 +136,9 @@ def test_rectools_recommends_new_videos_by_all_models(tmp_path: Path) -> None:
     options = BaselineOptions(models=MODELS, seeds=(3,), k=5, device="cpu", fit_seconds=1.0)
     run_baselines(tmp_path / "task", tmp_path / "out", options, events.append)
     assert {event["model"] for event in events if event["event"] == "fitted"} == set(MODELS)
+    assert all("ending" in event for event in events if event["event"] == "tried"), (
+        "a search keeps why a fit ended"
+    )
     for model in MODELS:
         fitted = read_lists(tmp_path / "out", model, 3)
         for case in split.test:

@@ -159,6 +159,33 @@ def test_runs_of_other_cases_are_refused() -> None:
         render([_run("ours", 0.3), _run("sasrec", 0.2, cases="b")])
 
 
+def _tried(seconds: float, epochs: int, **more: Any) -> dict[str, Any]:
+    return {"epochs": epochs, "seconds": {"fit": seconds}, **more}
+
+
+def test_the_search_of_the_baselines_is_told_with_its_limits() -> None:
+    """How many candidates, how long, and how many the clock ended; those that are counted have no epochs."""
+    page = render(
+        [_run("ours", 0.3)], {"beauty": {"item-knn": [_tried(0.5, 0)], "sasrec": [_tried(53.2, 7)] * 2}}
+    )
+    assert "In the search 2 of SASRec were tried; each fit was given about 60 s." in page
+    assert "took 53 to 53 s on a GPU; 0 of 2 took 60 s or longer" in page
+    tried = [_tried(61.0, 9), _tried(50.0, 4)]
+    page = render([_run("ours", 0.3)], {"beauty": {"sasrec": tried, "hstu": tried[:1]}})
+    assert "In the search 2 of SASRec and 1 of HSTU were tried" in page
+    assert "took 50 to 61 s on a GPU; 2 of 3 took 60 s or longer" in page
+    assert "between epoch 4 and epoch 9" in page
+    ended = [_tried(70.0, 9, ending="time"), _tried(90.0, 4, ending="patience")]
+    page = render([_run("ours", 0.3)], {"beauty": {"sasrec": ended}})
+    assert "took 70 to 90 s on a GPU, and 1 of 2 were stopped by a time limit, not by their score" in page
+    assert "In the search" not in render([_run("ours", 0.3)], {"kuairand": {"sasrec": ended}})
+
+
+def test_baselines_are_said_to_see_ids_only() -> None:
+    """Whoever compares figures is told what the others were not given."""
+    assert "Baselines see ids only" in render([_run("ours", 0.3)])
+
+
 def test_lines_are_never_blank_twice() -> None:
     """The page is clean Markdown also where sections are missing."""
     assert "\n\n\n" not in render([_run("ours", 0.3), _run("ours", 0.3, data_set="kuairand")])
