@@ -19,6 +19,7 @@ from mtgr.serving import event_rows
 from mtgr.serving.additions import ADD_VIDEOS, pack_additions
 from mtgr.serving.environment import prepare_vllm
 from mtgr.serving.options import EngineOptions, engine_arguments
+from mtgr.serving.ownership import end_engines_at_exit
 from mtgr.serving.prompt_lists import PromptLists
 from mtgr.serving.prompts import PromptBuilder
 from mtgr.serving.served_config import check_served
@@ -252,6 +253,7 @@ class RecommendationEngine:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments = engine_arguments(self.options, self._checkpoint)
+        end_engines_at_exit()
         try:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         except Exception as error:  # whatever vLLM raises, it has not come up

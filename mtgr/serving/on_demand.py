@@ -30,7 +30,7 @@ class Engine(Protocol):
 class OnDemandEngine:
     """Starts an engine with the first request, and again with the first after a failure.
 
-    It belongs to the event loop that it is first used in.
+    It belongs to the event loop that it is first used in; once that is closed, it can be closed in another.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -69,10 +69,10 @@ class OnDemandEngine:
 
     async def close(self) -> None:
         """Stop the engine; who waits for a list or a start gets EngineFailed. Calling it again does nothing."""
-        if self._loop is not None:
+        if self._loop is not None and not self._loop.is_closed():
             self._check_loop()
         self._closed = True
-        if self._start is not None:
+        if self._start is not None and not self._start.done():
             self._start.cancel()
             await asyncio.gather(self._start, return_exceptions=True)
         await self._engine.close()
@@ -97,6 +97,10 @@ class OnDemandEngine:
     def _check_loop(self) -> None:
         loop = asyncio.get_running_loop()
         self._loop = self._loop or loop
+        if self._loop.is_closed():
+            raise RuntimeError(
+                "the engine's event loop was closed: it can be closed in another, but not used"
+            )
         if self._loop is not loop:
             raise RuntimeError(
                 "the engine runs in another event loop, in which alone it can be used and closed"

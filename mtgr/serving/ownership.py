@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import multiprocessing
+import multiprocessing.util  # waits for children at exit; what is registered after it comes before it
 import os
 import signal
 import sys
@@ -53,6 +55,23 @@ def interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@functools.cache
+def end_engines_at_exit() -> None:
+    """Let engine processes that nobody has closed end when this one exits.
+
+    multiprocessing waits at exit for its children, before vLLM would end them, and an engine waits for what to do.
+    """
+    atexit.register(_end_engines, os.getpid())
+
+
+def _end_engines(owner: int) -> None:
+    if os.getpid() != owner:
+        return  # a fork, whose parent's they are
+    for process in multiprocessing.active_children():
+        if process.name.startswith(_ENGINE_PROCESS):
+            process.kill()  # nothing is left to be saved; SIGTERM would wait for the end of what it does
 
 
 def leave_quickly() -> None:

@@ -39,13 +39,14 @@ class StepChannel:
         self._told: Final[set[asyncio.Task[Any]]] = set()  # those that have been paused
         self._transports: Final[list[asyncio.WriteTransport]] = []
         self._waiting: Final[deque[asyncio.Future[bytes]]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None  # that it was opened in
         self._pausing: Final = asyncio.Lock()
         self.failure: EngineFailed | None = None
         """Why nothing comes back any more."""
 
     async def open(self, ranks: int) -> None:
         """Let the workers serve, and wait until all have connected; EngineFailed if one cannot."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         with socket.socket(socket.AF_UNIX) as listener:
             # a name that is no file: it ends with this socket, and only this machine's processes can see it
             listener.bind(f"\0{self._address}")
@@ -99,6 +100,11 @@ class StepChannel:
         if self.failure is not None:
             return
         self.failure = failure
+        if self._loop is not None and self._loop.is_closed():
+            # nobody is left to be told but the workers, and a transport would need the loop to part from them
+            for transport in self._transports:
+                transport.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+            return
         for transport in self._transports:
             transport.abort()
         if self._serving is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from engines import MODEL, Engine, Engines
@@ -109,3 +110,20 @@ async def test_closing_ends_a_start_and_is_told(engine: OnDemandEngine, slow: Sl
         await ask(engine, "b")
     assert slow.starts <= 1
     assert slow.closed
+
+
+def test_it_is_closed_in_another_loop_only_once_its_own_is(engines: Engines) -> None:
+    """As by two calls of asyncio.run, one to ask and one to close; it cannot be used in the second."""
+    engine = OnDemandEngine(inner := Engine(engines))
+
+    async def close_elsewhere() -> None:
+        await ask(engine, "a")
+        with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="in another event loop"):
+            pool.submit(asyncio.run, engine.close()).result()
+
+    asyncio.run(close_elsewhere())
+    with pytest.raises(RuntimeError, match="event loop was closed"):
+        asyncio.run(ask(engine, "a"))
+    assert not inner.closed
+    asyncio.run(engine.close())
+    assert inner.closed

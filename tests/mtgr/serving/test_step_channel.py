@@ -214,3 +214,23 @@ async def test_workers_stop_when_the_front_end_goes(opened: Open) -> None:
         await answer
     workers.sessions[0].made.set()
     await eventually(lambda: not workers.serving, "the end of all workers")
+
+
+def test_a_channel_whose_loop_is_closed_still_parts_from_its_workers() -> None:
+    """Which then stop serving: an engine that is closed late ends as it would have."""
+    threads: list[threading.Thread] = []
+
+    def serve(address: str) -> asyncio.Task[Any]:
+        def worker() -> None:
+            StepServer(address, 0).serve(Sessions())  # type: ignore[arg-type]
+
+        threads.append(threading.Thread(target=worker, daemon=True))
+        threads[0].start()
+        return asyncio.create_task(asyncio.Event().wait())
+
+    channel = StepChannel(serve)
+    asyncio.run(channel.open(1))
+    assert threads[0].is_alive()
+    channel.close()
+    threads[0].join(20)
+    assert not threads[0].is_alive()
