@@ -121,9 +121,10 @@ class TrainingLoop:
 
     def _train(self, max_seconds: float) -> Ending:
         state, options = self.state, self._options
-        while state.epoch < options.epochs:
+        epochs = options.epochs_of(len(self._batcher.plan(0)))
+        while state.epoch < epochs:
             plan = self._batcher.plan(state.epoch)
-            steps = state.step - state.place + len(plan) * (options.epochs - state.epoch)
+            steps = state.step - state.place + len(plan) * (epochs - state.epoch)
             batches = (
                 self._batcher.batch(windows, state.epoch, number)
                 for number, windows in islice(enumerate(plan), state.place, None)
@@ -265,7 +266,7 @@ class TrainingLoop:
                 )
             )
         if state.best is not None and accuracy.ndcg <= state.best.accuracy.ndcg:
-            state.waited += 1
+            state.waited += state.step >= self._options.min_steps
             return
         state.best, state.waited = Best(state.step, self.epochs, accuracy), 0
         self.best = self._weights()

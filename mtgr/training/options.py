@@ -21,9 +21,11 @@ WindowNegatives = Literal["none", "later", "all"]
 
 
 _LEAST_STEPS: Final = 32  # of an epoch
+_EPOCHS: Final = 6  # of a log that is not small
 
 MAY_CHANGE: Final = (
     "epochs",
+    "min_steps",
     "learning_rate",
     "average_decay",
     "evaluate_every",
@@ -83,7 +85,12 @@ class TrainingOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Most videos at the end of such a window that are shown so."""
 
     # the steps
-    epochs: Count = 6
+    epochs: Count | None = None
+    """Without it 6, or as many as it takes to come to `min_steps`: the epochs of a small log are few steps."""
+    min_steps: Annotated[int, Meta(ge=0)] = 1_000
+    """Steps a training makes at least, unless epochs or time are limited; before them `patience` does not count. In
+    its first steps, with the learning rate still rising, a model is no better than popularity for several epochs
+    of a small log, and then learns fast."""
     batch_tokens: Count | None = None
     """Tokens of a batch; without it four of the longest sequences: many small steps learn more in the same time
     than few large ones. A log that would then have fewer than 32 steps an epoch gets smaller batches."""
@@ -110,7 +117,7 @@ class TrainingOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     evaluate_every: Count = 1
     """Epochs between validations."""
     patience: Count | None = 3
-    """Validations without a better NDCG@10 after which training ends; None for all epochs."""
+    """Validations without a better NDCG@10, all of them after `min_steps`, that end training; None for all epochs."""
     max_cases: Count = 10_000
     """Most cases that are evaluated, drawn from all: the error of NDCG@10 is some 0.002 then."""
     max_seconds: Positive | None = None
@@ -134,6 +141,10 @@ class TrainingOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """
         wanted = self.batch_tokens or 4 * max_length
         return min(wanted, max(max_length, tokens // _LEAST_STEPS))
+
+    def epochs_of(self, steps: int) -> int:
+        """The epochs to train for, where one has so many steps."""
+        return self.epochs or max(_EPOCHS, math.ceil(self.min_steps / steps))
 
     def peak_rate(self, d_model: int) -> float:
         """The learning rate after the warm-up, for a model of this width."""

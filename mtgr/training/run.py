@@ -59,7 +59,7 @@ class TrainingState(Struct, kw_only=True):
     evaluated: int = 0
     """Step of the last evaluation."""
     waited: int = 0
-    """Evaluations since the best one."""
+    """Evaluations since the best one that patience counts."""
     tensors: str = ""
 
 

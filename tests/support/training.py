@@ -21,7 +21,7 @@ from schemas.events import Event, Like
 CONFIG = PRESETS["tiny"].replace(d_model=32, d_qk=16, d_v=16, max_events=32, n_items=10, unknown_buckets=4)
 WORDS = "abcdefghij"
 CATALOG = Catalog(WORDS, 4)
-QUICK: dict[str, Any] = {"batch_tokens": 400, "negatives": 64, "device": "cpu"}
+QUICK: dict[str, Any] = {"batch_tokens": 400, "negatives": 64, "min_steps": 0, "device": "cpu"}
 PLAIN = TrainingOptions(unknown_share=0.0, cold_share=0.0, bare_share=0.0)
 """Options that show everything as it is."""
 

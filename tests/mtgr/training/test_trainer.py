@@ -130,8 +130,9 @@ def test_the_best_weights_are_kept_and_training_ends_when_nothing_is_gained() ->
     kept: list[dict[str, torch.Tensor]] = []
     hooks = Hooks(keep=lambda config, catalog, weights: kept.append(weights))  # type: ignore[func-returns-value]
     trained = _train(
-        series(), hooks, epochs=200, patience=2, schedule="constant", learning_rate=0.05, warm_up_steps=1
-    )
+        series(), hooks, epochs=200, min_steps=0, patience=2,
+        schedule="constant", learning_rate=0.05, warm_up_steps=1,
+    )  # fmt: skip
     assert trained.ending == "patience"
     assert trained.epochs < 200
     assert trained.best is not None
@@ -139,6 +140,18 @@ def test_the_best_weights_are_kept_and_training_ends_when_nothing_is_gained() ->
     assert trained.accuracy == trained.best.accuracy
     for name, tensor in trained.model.state_dict().items():
         assert torch.equal(tensor, kept[-1][name])
+
+
+def test_a_small_log_is_learnt_for_a_least_number_of_steps() -> None:
+    """Without a number of epochs it takes as many as that is, and patience counts only after it."""
+    short = _train(series(20), min_steps=1, learning_rate=1e-9, patience=2)
+    steps = short.steps // 3
+    assert (short.epochs, short.ending) == (3, "patience")
+    least = 10 * steps
+    patient = _train(series(20), epochs=40, min_steps=least, learning_rate=1e-9, patience=2)
+    assert (patient.epochs, patient.ending) == (11, "patience")
+    whole = _train(series(20), min_steps=least, learning_rate=1e-9, patience=2)
+    assert (whole.epochs, whole.ending) == (10, "epochs")
 
 
 def test_training_ends_when_its_time_is_up_and_says_how_far_it_is() -> None:

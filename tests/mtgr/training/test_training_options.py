@@ -23,7 +23,7 @@ VIDEOS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, r"epochs is 0, where a whole number of at least 1 is wanted"),
+        ({"epochs": 0}, r"epochs is 0, where a whole number of at least 1 or null is wanted"),
         ({"negatives": "some"}, r"negatives is 'some', where a whole number of at least 1 or all is wanted"),
         (
             {"weights": {"dislike": 1}},
@@ -96,3 +96,10 @@ def test_a_small_log_has_small_batches() -> None:
     assert options.tokens_a_batch(200, 64_000) == 2_000
     assert options.tokens_a_batch(200, 1_000) == 200
     assert TrainingOptions().tokens_a_batch(200, 1_000_000) == 800
+
+
+def test_a_small_log_has_more_epochs() -> None:
+    """As many as make the least number of steps, but for those who ask for a number of epochs."""
+    assert [TrainingOptions().epochs_of(steps) for steps in (1, 30, 166, 167, 10_000)] == [1000, 34, 7, 6, 6]
+    assert TrainingOptions(min_steps=0).epochs_of(1) == 6
+    assert TrainingOptions(epochs=2).epochs_of(1) == 2
