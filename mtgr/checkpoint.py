@@ -23,6 +23,7 @@ from mtgr.catalog import Catalog
 from mtgr.config import ModelConfig, parse_config
 from mtgr.errors import InputError
 from mtgr.features import RowEncoder
+from mtgr.learnt_part import LearntPart, parse_learnt_part
 from mtgr.quantization.scheme import Quantization, parse_quantization
 from mtgr.requests import MAX_SLATE, ModelInfo
 from mtgr.suggestions import did_you_mean
@@ -40,6 +41,7 @@ ARCHITECTURE: Final = "MTGRForRecommendation"
 
 _OWN_KEYS: Final = ("name", "version", "files", "model")
 _QUANTIZATION_KEY: Final = "quantization_config"  # only a quantised one has it
+_LEARNT_KEY: Final = "trained_on"  # only one that was trained on a log has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Checkpoint:
     catalog: Catalog
     weights_digest: str
     quantization: Quantization | None = None
+    learnt: LearntPart | None = None
 
     @property
     def weights(self) -> Path:
@@ -137,6 +140,7 @@ def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
         if data[key] != value:
             raise InputError(f"{path}: {key} is {data[key]!r}, where the model section gives {value!r}")
     quantization = parse_quantization(data.get(_QUANTIZATION_KEY), str(path))
+    learnt = parse_learnt_part(data.get(_LEARNT_KEY), f"{path}: {_LEARNT_KEY}")
 
     catalog_path = root / CATALOG_FILE
     catalog_json = _read(catalog_path)
@@ -151,7 +155,9 @@ def open_checkpoint(directory: str | os.PathLike[str]) -> Checkpoint:
     RowEncoder(config, catalog)  # refuses features that no event has
     with _open_weights(root / WEIGHTS_FILE, "numpy"):
         pass  # refuses a truncated file
-    return Checkpoint(root, data["name"], version, config, catalog, data["files"][WEIGHTS_FILE], quantization)
+    return Checkpoint(
+        root, data["name"], version, config, catalog, data["files"][WEIGHTS_FILE], quantization, learnt
+    )
 
 
 def save_checkpoint(
@@ -161,11 +167,13 @@ def save_checkpoint(
     catalog: Catalog,
     state_dict: Mapping[str, Tensor],
     quantization: Quantization | None = None,
+    learnt: LearntPart | None = None,
 ) -> Checkpoint:
     """Write a checkpoint whole and then put it in place, so that no reader ever meets a part of one.
 
-    quantization: of the tensors, which are then as `Quantization.shapes` says. An earlier checkpoint there is
-    replaced. Raises InputError if `directory` holds anything else, or cannot be written.
+    quantization: of the tensors, which are then as `Quantization.shapes` says. learnt: what the model was trained
+    on. An earlier checkpoint there is replaced. Raises InputError if `directory` holds anything else, or cannot be
+    written.
     """
     from safetensors.torch import save_file
 
@@ -188,6 +196,8 @@ def save_checkpoint(
         }
         if quantization is not None:
             data[_QUANTIZATION_KEY] = quantization.to_config()
+        if learnt is not None:
+            data[_LEARNT_KEY] = learnt.to_dict()
         data["version"] = _version(data)
         (work / CONFIG_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(data)) + b"\n")
         for path in work.iterdir():
@@ -269,7 +279,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: model_type is {data['model_type']!r}, where {MODEL_TYPE!r} is wanted")
     known = (*_OWN_KEYS, *_engine_keys(_ANY_CONFIG))
     for key in data:
-        if key not in (*known, _QUANTIZATION_KEY):
+        if key not in (*known, _QUANTIZATION_KEY, _LEARNT_KEY):
             raise InputError(f"{path}: unknown key {key!r}{did_you_mean(key, known)}")
     for key in known:
         if key not in data:

@@ -67,7 +67,13 @@ def quantize_checkpoint(
         for name in linear_shapes(checkpoint.config):
             del state[f"{name}.weight"]
     return save_checkpoint(
-        target, checkpoint.name, checkpoint.config, checkpoint.catalog, state, quantization
+        target,
+        checkpoint.name,
+        checkpoint.config,
+        checkpoint.catalog,
+        state,
+        quantization,
+        checkpoint.learnt,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, get_args
 
@@ -15,11 +16,13 @@ from mtgr.checkpoint import Checkpoint, open_checkpoint
 from mtgr.datasets import parse_mapping
 from mtgr.errors import EngineFailed
 from mtgr.evaluation.baselines import MODELS
+from mtgr.evaluation.learnt import learnt_cases
 from mtgr.evaluation.protocol import LeaveOneOut, Protocol, TimeSplit
 from mtgr.evaluation.rankings import OnProgress
 from mtgr.evaluation.report import EvaluationReport, save_report
 from mtgr.evaluation.run import CheckpointEvaluation, EvaluationOptions, Lists, examples
 from mtgr.evaluation.targets import Target
+from mtgr.learnt_part import LearntPart
 from mtgr.requests import NewVideo
 from mtgr.serving.options import EngineOptions
 from stream.consoles import counting_bar, table_console
@@ -174,7 +177,7 @@ def command(
     known = attributes_of(users, user_lists, "users")
     log = read_log([*files, *more_files], columns, known, skip_invalid=skip_invalid)
     prepared = CheckpointEvaluation(checkpoint, log, protocol, options, new_videos)
-    _tell(prepared, checkpoint, videos)
+    _tell(prepared, checkpoint, protocol, videos)
     try:
         report = prepared.run(_progress)
     except EngineFailed as error:
@@ -201,7 +204,9 @@ def _protocol(split: str, cut: int | None, target: Target, histories: str, *, in
     return LeaveOneOut(target=target, exclude_seen=not include_seen)
 
 
-def _tell(prepared: CheckpointEvaluation, checkpoint: Checkpoint, videos: Path | None) -> None:
+def _tell(
+    prepared: CheckpointEvaluation, checkpoint: Checkpoint, protocol: Protocol, videos: Path | None
+) -> None:
     """Say what the figures alone would not tell."""
     config, added, evaluation = checkpoint.config, prepared.added, prepared.evaluation
     if videos is not None:
@@ -215,8 +220,24 @@ def _tell(prepared: CheckpointEvaluation, checkpoint: Checkpoint, videos: Path |
             f"{evaluation.missing_targets:,} of the {len(evaluation.cases):,} targets are not in the catalog of "
             f"{checkpoint.directory}, such as {examples(evaluation.missing_videos)}: they count as misses"
         )
+    if checkpoint.learnt and (learnt := learnt_cases(checkpoint.learnt, protocol, evaluation.cases)):
+        _say(
+            f"{learnt:,} of the {len(evaluation.cases):,} targets are no later than what {checkpoint.directory} was "
+            f"trained on ({_described(checkpoint.learnt)}): figures of what was learnt look better than they are; "
+            "train with the same --split, --cut and --target"
+        )
     if config.ranking and not prepared.judges_heads:
         _say("the ranking heads are judged by what users were shown after a moment: --split time")
+
+
+def _described(learnt: LearntPart) -> str:
+    cut = (
+        ""
+        if learnt.cut_ms is None
+        else f" --cut {datetime.fromtimestamp(learnt.cut_ms / 1000, UTC).isoformat()}"
+    )
+    seen = " --include-seen" if learnt.include_seen else ""
+    return f"--split {learnt.split}{cut} --target {learnt.target}{seen}"
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from stream.tools.event_log_options import mapping_option, skip_invalid_option
 from stream.tools.training_arguments import Negatives, assignments, feedback_weights, moment, names
 from stream.tools.training_inputs import (
     events_of,
+    learnt_part,
     protocol_of,
     with_changes,
     with_user_attributes,
@@ -121,15 +122,10 @@ class _Stopped(click.ClickException):
     help="What is predicted; a long view is one of 18 seconds, or of the whole of a shorter video.",
 )  # fmt: skip
 @click.option("--include-seen", is_flag=True, help="Let a video that a user has seen be a target again.")
-@click.option(
-    "--epochs", type=click.IntRange(min=1),
-    help=f"At most.  [default: the preset's, else {_DEFAULTS.epochs_of(_DEFAULTS.min_steps)}, or as many as make "
-    f"{_DEFAULTS.min_steps:,} steps of a small log]",
-)  # fmt: skip
+@click.option("--epochs", type=click.IntRange(min=1), help=f"At most.  [default: {_DEFAULTS.epochs}]")
 @click.option(
     "--patience", type=click.IntRange(min=1),
-    help=f"Validations without a better NDCG@10, after {_DEFAULTS.min_steps:,} steps, that end training.  "
-    f"[default: {_DEFAULTS.patience}]",
+    help=f"Validations without a better NDCG@10 that end training.  [default: {_DEFAULTS.patience}]",
 )  # fmt: skip
 @click.option(
     "--max-seconds", type=FiniteFloatRange(min=1), help="Be done in this time, with fewer epochs if need be."
@@ -255,12 +251,14 @@ def command(
             left = max(1.0, options.max_seconds - (time.monotonic() - began))
             options = options.replace(max_seconds=left)
 
+        learnt = learnt_part(protocol, options, log, include_seen=include_seen)
+
         def on_step(progress: Progress) -> None:
             interruption.in_steps = True
             bar.show(progress)
 
         def keep(config: ModelConfig, catalog: Catalog, weights: Mapping[str, Tensor]) -> str:
-            save_checkpoint(out, name or preset_name, config, catalog, weights)
+            save_checkpoint(out, name or preset_name, config, catalog, weights, learnt=learnt)
             return str(out)
 
         inputs = TrainingInputs(
@@ -272,7 +270,7 @@ def command(
         except TrainingStopped as stopped:
             raise _Stopped(str(stopped)) from None
     checkpoint = save_checkpoint(
-        out, name or preset_name, trained.config, trained.catalog, trained.model.state_dict()
+        out, name or preset_name, trained.config, trained.catalog, trained.model.state_dict(), learnt=learnt
     )
     if skipped.count:
         click.echo(str(skipped), err=True)

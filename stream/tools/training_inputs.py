@@ -13,8 +13,10 @@ from mtgr.config import ModelConfig, parse_config
 from mtgr.datasets import SkippedRecords, parse_mapping, read_events
 from mtgr.evaluation.protocol import LeaveOneOut, Protocol, TimeSplit
 from mtgr.evaluation.targets import Target
+from mtgr.learnt_part import LearntPart
 from mtgr.training.attributes import fit_categories, fit_numbers
 from mtgr.training.log import EventLog
+from mtgr.training.options import TrainingOptions
 from schemas.attributes import Attributes
 from schemas.events import Event
 from stream.settings import load_settings
@@ -40,6 +42,22 @@ def protocol_of(
             raise click.UsageError("--include-seen goes with a split: it says what is predicted")
         return None
     return LeaveOneOut(target=target, exclude_seen=not include_seen)
+
+
+def learnt_part(
+    protocol: Protocol | None, options: TrainingOptions, log: EventLog, *, include_seen: bool
+) -> LearntPart:
+    """What the checkpoint keeps of how its log was split, for whoever tests it."""
+    return LearntPart(
+        split="none" if protocol is None else "time" if isinstance(protocol, TimeSplit) else "leave-one-out",
+        cut_ms=protocol.cut_ms if isinstance(protocol, TimeSplit) else None,
+        target=options.target,
+        include_seen=include_seen,
+        part=options.part,
+        last_ms=max(
+            (int(one.records["timestamp_ms"].max()) for one in log.histories.values() if len(one)), default=0
+        ),
+    )
 
 
 def with_changes(config: ModelConfig, changes: dict[str, Any], spare_items: int | None) -> ModelConfig:

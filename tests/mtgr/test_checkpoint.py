@@ -23,6 +23,7 @@ from mtgr import checkpoint as checkpoint_module
 from mtgr.catalog import Catalog
 from mtgr.checkpoint import Checkpoint, check_target, open_checkpoint, save_checkpoint
 from mtgr.errors import InputError
+from mtgr.learnt_part import LearntPart
 from mtgr.model.jagged import Layout
 from mtgr.model.mtgr import MTGR
 from mtgr.presets import PRESETS
@@ -50,6 +51,19 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def directory(pristine: Path, tmp_path: Path) -> Path:
     """A checkpoint to damage."""
     return Path(shutil.copytree(pristine, tmp_path / "checkpoint"))
+
+
+def test_what_was_learnt_is_kept(tmp_path: Path) -> None:
+    """A checkpoint says how the log of its training was split; one that does not is read as well."""
+    learnt = LearntPart(
+        split="time", cut_ms=5, target="long-view", include_seen=False, part="known", last_ms=9
+    )
+    saved, model = _save(tmp_path / "a")
+    assert saved.learnt is None
+    again = save_checkpoint(
+        tmp_path / "b", "test", saved.config, saved.catalog, model.state_dict(), learnt=learnt
+    )
+    assert open_checkpoint(again.directory).learnt == learnt
 
 
 def test_every_file_can_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None:
@@ -180,6 +194,18 @@ DAMAGE: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("name is a number", _edit_config(lambda c: c.update(name=3)), "config.json", "name is 3"),
     ("files is a list", _edit_config(lambda c: c.update(files=[])), "config.json", "files is []"),
     ("model is a list", _edit_config(lambda c: c.update(model=[])), "config.json", "model is []"),
+    (
+        "what was learnt is a list",
+        _edit_config(lambda c: c.update(trained_on=[])),
+        "config.json",
+        "trained_on is [], where an object is wanted",
+    ),
+    (
+        "unknown split",
+        _edit_config(lambda c: c.update(trained_on={"split": "half"})),
+        "config.json",
+        "trained_on: split is 'half', where one of leave-one-out, none, time is wanted",
+    ),
     (
         "unknown model key",
         _edit_config(lambda c: c["model"].update(n_laiers=3)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,13 @@ from mtgr.datasets import read_events
 from mtgr.errors import InputError
 from mtgr.model.mtgr import parameter_counts
 from mtgr.presets import PRESETS
-from mtgr.training import trainer
-from mtgr.training.hooks import Hooks, Progress
+from mtgr.training.hooks import Progress
 from mtgr.training.metrics import read_metrics
 from mtgr.training.options import TrainingOptions
-from mtgr.training.trainer import Trained, TrainingInputs
-from mtgr.training.validation import Accuracy
+from mtgr.training.trainer import TrainingInputs
 from schemas.codecs import JSON, encode_event
 from schemas.events import Event
-from stream.commands import models, train
+from stream.commands import evaluate, models, train
 from stream.settings import KafkaSettings
 from stream.tools import training_inputs
 from stream.tools.training_progress import TrainingBar
@@ -74,27 +71,6 @@ def test_a_log_becomes_a_checkpoint(log: Path, tmp_path: Path) -> None:
     assert list(read_metrics(tmp_path / "out.training" / "metrics.jsonl"))
     assert "100%" in result.stderr
     assert "tokens/s" in result.stderr
-
-
-@pytest.mark.parametrize(("popularity", "told"), [(0.0, 0), (1.0, 1)])
-def test_a_model_no_better_than_popularity_is_told(
-    popularity: float, told: int, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In one line on standard error, with what would help; the checkpoint is written all the same."""
-
-    def beside(inputs: TrainingInputs, hooks: Hooks) -> Trained:
-        accuracy = Accuracy(30, 0.5, 0.4)
-        return replace(
-            trainer.train(inputs, hooks), accuracy=accuracy, popularity=Accuracy(30, popularity, popularity)
-        )
-
-    monkeypatch.setattr(train, "train", beside)
-    result = _train("--events", log, "--out", tmp_path / "out", "--epochs", 1)
-    assert result.exit_code == 0, result.output
-    lines = [line for line in result.stderr.splitlines() if "no better than what is known to most" in line]
-    assert len(lines) == told
-    assert all("more --epochs would help" in line for line in lines)
-    open_checkpoint(tmp_path / "out")
 
 
 def test_several_logs_are_one(log: Path, tmp_path: Path) -> None:
@@ -266,6 +242,29 @@ def test_the_split_and_the_part_are_chosen(log: Path, tmp_path: Path) -> None:
     result = _train("--events", log, "--out", out, "--split", "none", "--epochs", 1)
     assert "trained on 600 of 600 events" in result.stdout
     assert "HR@10" not in result.stdout
+
+
+def test_a_test_on_what_was_learnt_is_told(log: Path, tmp_path: Path) -> None:
+    """The checkpoint keeps how its log was split, and evaluate warns where its own split tests what was learnt."""
+    out = tmp_path / "out"
+
+    def warnings(*split: object) -> str:
+        arguments = map(str, ("--checkpoint", out, "--events", log, *split))
+        return CliRunner().invoke(evaluate.command, list(arguments), catch_exceptions=False).stderr
+
+    _train("--events", log, "--out", out, "--split", "none", "--epochs", 1)
+    assert "30 of the 30 targets are no later than what" in warnings()
+    assert "was trained on (--split none --target watch)" in warnings()
+    _train("--events", log, "--out", out, "--epochs", 1)
+    assert warnings() == ""
+    assert "--split leave-one-out" in warnings("--include-seen")
+    cut = ("--split", "time", "--cut", "1970-01-01T00:00:00.500")
+    assert "no later than what" in warnings(*cut)
+    _train("--events", log, "--out", out, *cut, "--part", "known", "--epochs", 1, "--validation-days", 1e-6)
+    assert warnings(*cut) == ""
+    found = open_checkpoint(out).learnt
+    assert found is not None
+    assert (found.split, found.cut_ms, found.part, found.last_ms) == ("time", 500, "known", 599)
 
 
 def test_ctrl_c_saves_and_resume_goes_on(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
