@@ -122,10 +122,15 @@ class _Stopped(click.ClickException):
     help="What is predicted; a long view is one of 18 seconds, or of the whole of a shorter video.",
 )  # fmt: skip
 @click.option("--include-seen", is_flag=True, help="Let a video that a user has seen be a target again.")
-@click.option("--epochs", type=click.IntRange(min=1), help=f"At most.  [default: {_DEFAULTS.epochs}]")
+@click.option(
+    "--epochs", type=click.IntRange(min=1),
+    help=f"At most.  [default: the preset's, else {_DEFAULTS.epochs_of(_DEFAULTS.min_steps)}, or as many as make "
+    f"{_DEFAULTS.min_steps:,} steps of a small log]",
+)  # fmt: skip
 @click.option(
     "--patience", type=click.IntRange(min=1),
-    help=f"Validations without a better NDCG@10 that end training.  [default: {_DEFAULTS.patience}]",
+    help=f"Validations without a better NDCG@10, after {_DEFAULTS.min_steps:,} steps, that end training.  "
+    f"[default: {_DEFAULTS.patience}]",
 )  # fmt: skip
 @click.option(
     "--max-seconds", type=FiniteFloatRange(min=1), help="Be done in this time, with fewer epochs if need be."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,12 @@ from mtgr.datasets import read_events
 from mtgr.errors import InputError
 from mtgr.model.mtgr import parameter_counts
 from mtgr.presets import PRESETS
-from mtgr.training.hooks import Progress
+from mtgr.training import trainer
+from mtgr.training.hooks import Hooks, Progress
 from mtgr.training.metrics import read_metrics
 from mtgr.training.options import TrainingOptions
-from mtgr.training.trainer import TrainingInputs
+from mtgr.training.trainer import Trained, TrainingInputs
+from mtgr.training.validation import Accuracy
 from schemas.codecs import JSON, encode_event
 from schemas.events import Event
 from stream.commands import evaluate, models, train
@@ -71,6 +74,27 @@ def test_a_log_becomes_a_checkpoint(log: Path, tmp_path: Path) -> None:
     assert list(read_metrics(tmp_path / "out.training" / "metrics.jsonl"))
     assert "100%" in result.stderr
     assert "tokens/s" in result.stderr
+
+
+@pytest.mark.parametrize(("popularity", "told"), [(0.0, 0), (1.0, 1)])
+def test_a_model_no_better_than_popularity_is_told(
+    popularity: float, told: int, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line on standard error, with what would help; the checkpoint is written all the same."""
+
+    def beside(inputs: TrainingInputs, hooks: Hooks) -> Trained:
+        accuracy = Accuracy(30, 0.5, 0.4)
+        return replace(
+            trainer.train(inputs, hooks), accuracy=accuracy, popularity=Accuracy(30, popularity, popularity)
+        )
+
+    monkeypatch.setattr(train, "train", beside)
+    result = _train("--events", log, "--out", tmp_path / "out", "--epochs", 1)
+    assert result.exit_code == 0, result.output
+    lines = [line for line in result.stderr.splitlines() if "no better than what is known to most" in line]
+    assert len(lines) == told
+    assert all("more --epochs would help" in line for line in lines)
+    open_checkpoint(tmp_path / "out")
 
 
 def test_several_logs_are_one(log: Path, tmp_path: Path) -> None:
