@@ -91,10 +91,11 @@ PRESETS: Final[Mapping[str, ModelConfig]] = {
 
 RECIPES: Final[Mapping[str, TrainingOptions]] = {
     "hstu-ml1m": TrainingOptions(
+        part="known",  # as published: all but the last video of each user, for all of the epochs
         negatives=128,
         uniform_share=1.0,
         epochs=101,
-        patience=10,
+        patience=None,
         batch_tokens=128 * 160,
         learning_rate=1e-3,
         schedule="constant",

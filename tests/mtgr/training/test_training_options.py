@@ -10,6 +10,7 @@ import pytest
 
 from mtgr.config import CategoricalAttribute
 from mtgr.errors import InputError
+from mtgr.presets import RECIPES, recipe
 from mtgr.training.attributes import fit_categories, fit_numbers
 from mtgr.training.options import TrainingOptions, parse_options
 
@@ -103,3 +104,11 @@ def test_a_small_log_has_more_epochs() -> None:
     assert [TrainingOptions().epochs_of(steps) for steps in (1, 30, 166, 167, 10_000)] == [1000, 34, 7, 6, 6]
     assert TrainingOptions(min_steps=0).epochs_of(1) == 6
     assert TrainingOptions(epochs=2).epochs_of(1) == 2
+
+
+def test_recipes_are_trained_for_the_epochs_they_name() -> None:
+    """Patience and the least number of steps change none of them; that of MovieLens learns all but the last video."""
+    for name, options in RECIPES.items():
+        assert (name, options.patience, options.epochs_of(1)) == (name, None, options.epochs)
+    movies = recipe("hstu-ml1m")
+    assert (movies.part, movies.epochs) == ("known", 101)
