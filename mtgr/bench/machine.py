@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -47,7 +48,25 @@ def environment(device: Device, command: str) -> Environment:
         versions=versions,
         began=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
+        commit=commit(Path(__file__).parent),
     )
+
+
+def commit(directory: Path) -> str | None:
+    """The commit that a directory is at, `+` at its end where tracked files differ; None where git does not know."""
+    head = _git(directory, "rev-parse", "--short", "HEAD")
+    changes = _git(directory, "status", "--porcelain", "--untracked-files=no")
+    return None if head is None or changes is None else head + "+" * bool(changes)
+
+
+def _git(directory: Path, *arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(directory), *arguments], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git here, or no repository
+    return answer.stdout.strip()
 
 
 def _lines(path: str) -> list[str]:

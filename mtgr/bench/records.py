@@ -43,6 +43,8 @@ class Environment(Struct, frozen=True, tag="environment"):
     began: str
     """UTC, ISO 8601."""
     command: str
+    commit: str | None = None
+    """Of the code, abbreviated; `+` at its end where files differed from it, None where git does not know."""
 
 
 class Ceilings(Struct, frozen=True, tag="ceilings"):

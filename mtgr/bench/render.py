@@ -119,7 +119,8 @@ def _device(results: Results, device: Device, title: str) -> Iterator[str]:
 def _environment(environment: Environment) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in environment.versions.items())
     accelerator = "" if environment.accelerator is None else f"{environment.accelerator}; "
-    yield f"{environment.began}, {accelerator}{environment.machine}; {versions}:"
+    commit = "" if environment.commit is None else f"; commit {environment.commit}"
+    yield f"{environment.began}, {accelerator}{environment.machine}; {versions}{commit}:"
     yield from ("", f"    {environment.command}", "")
 
 
