@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from engines import MODEL, Engine, Engines
 
-from mtgr.errors import EngineFailed
+from mtgr.errors import EngineFailed, InputError
 from mtgr.requests import ListRequest, ListResult, ModelInfo
 from mtgr.serving.on_demand import OnDemandEngine
 
@@ -127,3 +127,37 @@ def test_it_is_closed_in_another_loop_only_once_its_own_is(engines: Engines) -> 
     assert not inner.closed
     asyncio.run(engine.close())
     assert inner.closed
+
+
+async def test_an_engine_that_answers_nobody_in_time_is_closed_and_started_again(engines: Engines) -> None:
+    """Once, by the next who asks, and not before the one that hung is gone."""
+    slow = SlowEngine(engines)
+    slow.may_start.set()
+    engine = OnDemandEngine(slow, timeout_seconds=0.2)
+    assert await ask(engine, "a") == "for a"
+    engines.hanging = {"b", "c"}
+    calls = [asyncio.create_task(ask(engine, user)) for user in "bc"]
+    for failure in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(failure, EngineFailed)
+        assert "answered nothing within 0.2 seconds" in str(failure) or "broke" in str(failure)
+    assert slow.closed
+    assert await ask(engine, "d") == "for d"
+    assert slow.starts == 2
+
+
+async def test_an_engine_that_has_much_to_do_is_not_taken_for_one_that_hangs(engines: Engines) -> None:
+    """As long as it answers someone: a call may then wait for longer than that."""
+    engine = OnDemandEngine(Engine(engines), timeout_seconds=0.4)
+    engines.hanging = {"late"}
+    late = asyncio.create_task(ask(engine, "late"))
+    for _ in range(8):
+        assert await ask(engine, "a") == "for a"
+        await asyncio.sleep(0.1)
+    assert not late.done()
+    late.cancel()
+
+
+def test_a_timeout_that_is_none_is_told(engines: Engines) -> None:
+    """By its name."""
+    with pytest.raises(InputError, match="timeout_seconds = 0: expected a number"):
+        OnDemandEngine(Engine(engines), timeout_seconds=0)
