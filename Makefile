@@ -89,8 +89,8 @@ image-test: image ## Run the image as docker/compose.yaml confines it, beside Ka
 	$(BIN)/python -m pytest tests/image $(ARGS)
 
 .PHONY: test-gpu
-test-gpu: setup ## The kernels on this machine's GPU, against their twins in plain torch.
-	@$(BIN)/python -m pytest tests/gpu $(ARGS)
+test-gpu: setup ## The kernels and the engine on this machine's GPU, against plain torch (EXTRA=cuda).
+	@$(BIN)/python -m pytest tests/gpu $(addprefix tests/mtgr/serving/test_,serving_parity.py sessions.py engine_process.py) $(ARGS)
 
 .PHONY: lint
 lint: setup ## Style, formatting, types and import rules.

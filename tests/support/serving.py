@@ -53,6 +53,11 @@ MODELS: dict[str, dict[str, Any]] = {
 """What models differ in, by a name for each."""
 
 
+def little_memory(kv_cache_gib: float) -> dict[str, float]:
+    """Options of an engine beside which others fit: its cache, and on a GPU the share that vLLM looks for."""
+    return {"kv_cache_gib": kv_cache_gib} | ({"memory_utilization": 0.1} if torch.cuda.is_available() else {})
+
+
 def random_checkpoint(directory: Path, *, seed: int = 0, **changes: Any) -> Path:
     """A checkpoint of a small model none of whose weights is zero, one or shared; returns its directory."""
     sizes = {"d_model": 32, "d_qk": 16, "d_v": 8, "d_ff": 24, "max_events": 64, "n_items": ITEMS}

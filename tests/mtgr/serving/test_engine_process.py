@@ -22,6 +22,7 @@ from serving import (
     assert_same_lists,
     assert_same_slates,
     list_request,
+    little_memory,
     user_attributes,
     video_attributes,
 )
@@ -100,7 +101,7 @@ async def longest_gap() -> float:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(checkpoint: Checkpoint) -> AsyncIterator[RecommendationEngine]:
-    engine = RecommendationEngine(EngineOptions(checkpoint=checkpoint.directory, kv_cache_gib=0.1))
+    engine = RecommendationEngine(EngineOptions(checkpoint=checkpoint.directory, **little_memory(0.1)))
     assert engine.process_ids == []
     gap = asyncio.create_task(longest_gap())
     info = await engine.start()
@@ -308,7 +309,7 @@ async def test_a_restarted_engine_has_the_videos_that_were_added(
 
 async def test_a_start_that_is_given_up_leaves_no_process(checkpoint: Checkpoint) -> None:
     """A daemon that is stopped while its engine starts does not wait for it, and what came up goes down."""
-    engine = RecommendationEngine(EngineOptions(checkpoint=checkpoint.directory, kv_cache_gib=0.1))
+    engine = RecommendationEngine(EngineOptions(checkpoint=checkpoint.directory, **little_memory(0.1)))
     before = children()
     start = asyncio.create_task(engine.start())
     await eventually(lambda: bool(children() - before), "an engine process", within=60)

@@ -16,6 +16,7 @@ from serving import (
     assert_same_lists,
     assert_same_slates,
     list_request,
+    little_memory,
     user_attributes,
 )
 
@@ -134,7 +135,7 @@ def pair(
     references: dict[str, ReferenceRecommender],
 ) -> Iterator[Pair]:
     model, set_up = SET_UPS[request.param]
-    options = EngineOptions(checkpoint=checkpoints[model].directory, kv_cache_gib=0.05, **set_up)
+    options = EngineOptions(checkpoint=checkpoints[model].directory, **little_memory(0.05), **set_up)
     with vllm_within(checkpoints[model], options) as recommend:
         yield Pair(recommend, references[model], options)
 
@@ -263,7 +264,7 @@ def test_bfloat16_serves_nearly_the_same_lists(
     """Half the memory costs the rounding of scores: indices and times, which are bytes, stay exact."""
     requests = [list_request(events) for events in histories(13, *range(1, 80, 7))]
     checkpoint = checkpoints["everything"]
-    options = EngineOptions(checkpoint=checkpoint.directory, kv_cache_gib=0.05, dtype="bfloat16")
+    options = EngineOptions(checkpoint=checkpoint.directory, **little_memory(0.05), dtype="bfloat16")
     with vllm_within(checkpoint, options) as recommend:
         fresh, again = recommend(requests), recommend(requests)
     for outcomes in (fresh, again):
@@ -283,7 +284,7 @@ def test_a_cache_that_overflows_forgets_and_stays_exact(
     """With room for two sequences, users wait for each other, lose their histories and half their slates, and
     nothing more."""
     checkpoint = checkpoints["everything"]
-    options = EngineOptions(checkpoint=checkpoint.directory, kv_cache_gib=1.5e-4, scheduling=scheduling)
+    options = EngineOptions(checkpoint=checkpoint.directory, **little_memory(1.5e-4), scheduling=scheduling)
     users = histories(14, *[70 + place for place in range(10)])
     with vllm_within(checkpoint, options) as recommend:
         pair = Pair(recommend, references["everything"], options)
